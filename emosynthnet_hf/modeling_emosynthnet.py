@@ -235,8 +235,9 @@ class EmoSynthNetModel(EmoSynthNetPreTrainedModel):
         joined = torch.cat([block5a, side, self.analysis_skip(block3)], dim=1)  # (1408, m/16+2, m/16+2)
         block5b = self.block5b(_upsample(joined))  # (256, m/8+6, m/8+6)
 
-        flat = _upsample(block5b).flatten(1)  # (256, m/4+12, m/4+12) -> (256 * (m/4+12)^2,)
-        hidden = F.elu(self.dense1(self.dropout(flat)))  # (128,)
+        # Dropout comes before the upsampling, so that the four copies of a pixel are dropped together.
+        flat = _upsample(self.dropout(block5b)).flatten(1)  # (256, m/4+12, m/4+12) -> (256 * (m/4+12)^2,)
+        hidden = F.elu(self.dense1(flat))  # (128,)
         embedding = F.elu(self.dense2(self.dropout(hidden)))  # (64,)
 
         if output_hidden_states is None:
