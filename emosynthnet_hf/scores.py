@@ -179,6 +179,63 @@ def risk_coverage(confidences: FloatArray, correct: NDArray[np.bool_]) -> FloatA
     return np.asarray(expected / taken)
 
 
+def vote_accuracy(predictions: ArrayLike, votes: ArrayLike) -> float:
+    """Share of predictions that are the class with the most votes.
+
+    Samples without a single such class, tied or without any vote, are left out.
+
+    Args:
+        predictions: (N,).
+        votes: (N, K), how many people chose each class, or shares of them.
+
+    Raises:
+        ValueError: shapes that do not agree, negative votes, or no sample with a single majority.
+    """
+    counts = _check_votes(votes)
+    predicted = check_classes("predictions", predictions, counts.shape[1])
+    if len(predicted) != len(counts):
+        raise ValueError(f"got {len(predicted)} predictions for votes on {len(counts)} samples")
+    single = (counts == counts.max(axis=1, keepdims=True)).sum(axis=1) == 1
+    if not single.any():
+        raise ValueError("votes must single out a class for at least one sample, got ties only")
+    return float((counts.argmax(axis=1) == predicted)[single].mean())
+
+
+def vote_divergence(log_probabilities: FloatArray, votes: ArrayLike) -> float:
+    """Mean Kullback-Leibler divergence KL(votes || prediction) over samples with votes, in nats.
+
+    Args:
+        log_probabilities: (N, K).
+        votes: (N, K), how many people chose each class; a sample's votes are divided by their sum.
+
+    Raises:
+        ValueError: shapes that do not agree, negative votes, or no vote at all.
+    """
+    counts = _check_votes(votes)
+    if log_probabilities.shape != counts.shape:
+        raise ValueError(
+            f"log_probabilities and votes must have one shape, "
+            f"got {log_probabilities.shape} and {counts.shape}"
+        )
+    voted = counts.sum(axis=1) > 0
+    if not voted.any():
+        raise ValueError("votes must be above 0 for at least one sample, got none")
+    shares = counts[voted] / counts[voted].sum(axis=1, keepdims=True)
+    # 0 ln 0 = 0
+    log_shares = np.log(np.where(shares > 0, shares, 1.0))
+    return float((shares * (log_shares - log_probabilities[voted])).sum(axis=1).mean())
+
+
+def _check_votes(votes: ArrayLike) -> FloatArray:
+    counts = np.asarray(votes, dtype=np.float64)
+    if counts.ndim != 2 or not counts.size or not (counts >= 0).all():
+        raise ValueError(
+            f"votes must be numbers of at least 0, samples x classes, got shape {counts.shape}"
+            f"{f' and a least value of {counts.min()}' if counts.size else ''}"
+        )
+    return counts
+
+
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The T above 0 that minimises the loss of `logits / T` (Guo et al., 2017, section 4.2).
 
@@ -381,4 +438,6 @@ __all__ = [
     "reliability_bins",
     "risk_coverage",
     "score",
+    "vote_accuracy",
+    "vote_divergence",
 ]
