@@ -141,6 +141,14 @@ def side_pooling(image_size: int) -> nn.AvgPool2d | nn.AdaptiveAvgPool2d:
     return nn.AdaptiveAvgPool2d(after)
 
 
+class EmoSynthNetClassifier(nn.Linear):
+    """Last dense layer, which starts near zero: (N, features) -> logits (N, K).
+
+    Large random logits are cut fastest by pushing the first hidden dense layer, with its tens of thousands of inputs,
+    so far down that its ELU is flat for every picture: seen with Adam at 1e-3, where nothing was learnt any more.
+    """
+
+
 class EmoSynthNetPreTrainedModel(PreTrainedModel):
     """Initialisation and loading shared by the models below."""
 
@@ -157,7 +165,10 @@ class EmoSynthNetPreTrainedModel(PreTrainedModel):
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             # Transposed weights are (in, out, 3, 3): what torch calls their fan-out is the fan-in.
             mode = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
-            init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+            if isinstance(module, EmoSynthNetClassifier):
+                init.normal_(module.weight, std=0.01)
+            else:
+                init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, MarginLoss):
@@ -288,10 +299,12 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
         super().__init__(config)
         self.emosynthnet = EmoSynthNetModel(config)
         self.dropout = nn.Dropout(config.dense_dropout)
-        self.classifier = nn.Linear(config.dense_widths[-1], config.num_labels)
+        self.classifier = EmoSynthNetClassifier(config.dense_widths[-1], config.num_labels)
         self.auxiliary_classifier = None
         if config.auxiliary_loss_weight > 0:
-            self.auxiliary_classifier = nn.Linear(self.emosynthnet.side_branch.out_channels, config.num_labels)
+            self.auxiliary_classifier = EmoSynthNetClassifier(
+                self.emosynthnet.side_branch.out_channels, config.num_labels
+            )
         self.training_loss = MarginLoss(
             config.margin,
             config.loss,
