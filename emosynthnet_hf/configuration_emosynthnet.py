@@ -98,20 +98,20 @@ class EmoSynthNetConfig(PreTrainedConfig):
     dense_widths: list[int] = field(default_factory=lambda: [128, 64])
     norm_first: bool = False
     side_norm: bool = False
-    pooling_dropout: float = 0.0
-    dense_dropout: float = 0.0
-    auxiliary_loss_weight: float = 0.0
+    pooling_dropout: float | int = 0.0
+    dense_dropout: float | int = 0.0
+    auxiliary_loss_weight: float | int = 0.0
     margin: str = "mam"
     margin_kwargs: dict[str, Any] = field(default_factory=dict)
     learnable_epsilon: bool = False
     loss: str = "sce"
     loss_kwargs: dict[str, Any] = field(default_factory=dict)
-    label_smoothing: float = 0.0
-    class_weights: list[float] | None = None
-    temperature: float = 1.0
+    label_smoothing: float | int = 0.0
+    class_weights: list[float | int] | None = None
+    temperature: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if kwargs.get("id2label") is None:
+        if self.id2label is None:
             kwargs.setdefault("num_labels", 7)
         super().__post_init__(**kwargs)
 
