@@ -1,4 +1,5 @@
-"""EmoSynthNet for Hugging Face: importing this package registers it with the Auto classes of transformers."""
+"""EmoSynthNet for Hugging Face: importing this package registers it with the Auto classes of
+transformers."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 

@@ -10,7 +10,8 @@ from .image_processing_emosynthnet import EmoSynthNetImageProcessor
 
 
 class EmoSynthNetCollator:
-    """Processes the pictures of a batch and stacks its labels; give the Trainer `remove_unused_columns=False`.
+    """Processes the pictures of a batch and stacks its labels; give the Trainer
+    `remove_unused_columns=False`.
 
     Args:
         processor: makes the pixel values.
@@ -18,7 +19,10 @@ class EmoSynthNetCollator:
     """
 
     def __init__(
-        self, processor: EmoSynthNetImageProcessor, image_column: str = "image", label_column: str = "label"
+        self,
+        processor: EmoSynthNetImageProcessor,
+        image_column: str = "image",
+        label_column: str = "label",
     ) -> None:
         self.processor = processor
         self.image_column, self.label_column = image_column, label_column
@@ -26,7 +30,8 @@ class EmoSynthNetCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """
         Args:
-            rows: each with a picture, as the processor takes it, and a label: an integer class or K probabilities.
+            rows: each with a picture, as the processor takes it, and a label: an integer class or K
+                probabilities.
 
         Returns:
             `pixel_values` float32 (N, C, m, m) and `labels` int64 (N,) or float32 (N, K).

@@ -31,10 +31,11 @@ def _scaled(widths: tuple[tuple[int, ...], ...], fraction: float) -> list[list[i
 @strict
 class EmoSynthNetConfig(PreTrainedConfig):
     r"""
-    Configuration of an EmoSynthNet (Nabaei, Concordia University, 2024, sections 3.2.1 to 3.2.3 and 4.2).
+    Configuration of an EmoSynthNet (Nabaei, Concordia University, 2024, sections 3.2.1 to 3.2.3 and
+    4.2).
 
-    The defaults are the thesis's network (preset `base`) for 48 x 48 grey faces and seven classes. See
-    [`EmoSynthNetConfig.from_preset`] for the smaller ones.
+    The defaults are the thesis's network (preset `base`) for 48 x 48 grey faces and seven classes.
+    See [`EmoSynthNetConfig.from_preset`] for the smaller ones.
 
     Args:
         image_size (`int`, defaults to 48):
@@ -42,8 +43,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
         num_channels (`int`, defaults to 1):
             1 (grey) or 3 (RGB).
         analysis_widths (`list[list[int]]`):
-            Output channels of each convolution of blocks 1 to 4: lists of 4, 4, 4 and 3 widths. In blocks 1
-            and 3 an identity skip joins convolutions 2 and 4, whose widths must be equal.
+            Output channels of each convolution of blocks 1 to 4: lists of 4, 4, 4 and 3 widths. In
+            blocks 1 and 3 an identity skip joins convolutions 2 and 4, whose widths must be equal.
         synthesis_widths (`list[int]`, defaults to `[512, 256]`):
             Filters of the two transposed convolutions, blocks 5a and 5b.
         side_widths (`list[list[int]]`, defaults to `[[64, 96, 96], [64], [128, 192, 192]]`):
@@ -51,7 +52,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
         dense_widths (`list[int]`, defaults to `[128, 64]`):
             Units of the two hidden dense layers; the last is the size of the embedding.
         norm_first (`bool`, defaults to `False`):
-            Normalise before the activation instead of after it. The thesis says both; ELU then BN is its majority.
+            Normalise before the activation instead of after it. The thesis says both; ELU then BN
+            is its majority.
         side_norm (`bool`, defaults to `False`):
             Batch normalisation after each auxiliary module (the thesis has none).
         pooling_dropout (`float`, defaults to 0.0):
@@ -59,24 +61,28 @@ class EmoSynthNetConfig(PreTrainedConfig):
         dense_dropout (`float`, defaults to 0.0):
             Dropout rate before each hidden dense layer, in [0, 1).
         auxiliary_loss_weight (`float`, defaults to 0.0):
-            Above 0, a linear head on the spatial mean of the side branch's pooled output adds its loss,
-            times this weight, in training (section 3.2.2; GoogLeNet used 0.3).
+            Above 0, a linear head on the spatial mean of the side branch's pooled output adds its
+            loss, times this weight, in training (section 3.2.2; GoogLeNet used 0.3).
         margin (`str`, defaults to `"mam"`):
-            How logits and targets become probabilities in training: one of `none`, `mam`, `mam_all`,
-            `mam_figure`, `mam_verbatim` (`margin_emosynthnet.MARGIN_FUNCTIONS`).
+            How logits and targets become probabilities in training: one of `none`, `mam`,
+            `mam_all`, `mam_figure`, `mam_verbatim` (`margin_emosynthnet.MARGIN_FUNCTIONS`).
         margin_kwargs (`dict[str, Any]`):
             Keyword arguments of that margin function, e.g. `{"epsilon": 0.2, "maximum": 4.0}`.
         learnable_epsilon (`bool`, defaults to `False`):
-            Make the `epsilon` of a MAM margin a parameter, kept positive by softplus. The loss falls as it
-            falls, so it drifts down: for experiments only.
+            Make the `epsilon` of a MAM margin a parameter, kept positive by softplus. The loss
+            falls as it falls, so it drifts down: for experiments only.
         loss (`str`, defaults to `"sce"`):
-            How probabilities are scored in training: `ce` or `sce` (`margin_emosynthnet.LOSS_FUNCTIONS`).
+            How probabilities are scored in training: `ce` or `sce`
+            (`margin_emosynthnet.LOSS_FUNCTIONS`).
         loss_kwargs (`dict[str, Any]`):
-            Keyword arguments of that loss function, e.g. `{"ce_weight": 0.5, "proposed_weight": 0.5}`.
+            Keyword arguments of that loss function, e.g. `{"ce_weight": 0.5, "proposed_weight":
+            0.5}`.
         label_smoothing (`float`, defaults to 0.0):
             Share of the target spread evenly over all classes, in [0, 1).
         class_weights (`list[float]`, *optional*):
-            One non-negative weight a class (section 3.3.2), with any loss; not all zero.
+            One non-negative weight a class (section 3.3.2), with any loss; not all zero. The model
+            checks their number, so that a checkpoint can be fine-tuned with another `num_labels`
+            and other weights.
         temperature (`float`, defaults to 1.0):
             Divides the logits in evaluation mode (Guo et al., 2017); fitted on validation data.
         num_labels, id2label, label2id:
@@ -84,7 +90,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
 
     Raises:
         StrictDataclassFieldValidationError: a field of the wrong type.
-        StrictDataclassClassValidationError: a value out of range; the message says what was got and what is allowed.
+        StrictDataclassClassValidationError: a value out of range; the message says what was got and
+            what is allowed.
     """
 
     model_type = "emosynthnet"
@@ -92,7 +99,9 @@ class EmoSynthNetConfig(PreTrainedConfig):
 
     image_size: int = 48
     num_channels: int = 1
-    analysis_widths: list[list[int]] = field(default_factory=lambda: _scaled(_BASE_ANALYSIS_WIDTHS, 1.0))
+    analysis_widths: list[list[int]] = field(
+        default_factory=lambda: _scaled(_BASE_ANALYSIS_WIDTHS, 1.0)
+    )
     synthesis_widths: list[int] = field(default_factory=lambda: list(_BASE_SYNTHESIS_WIDTHS))
     side_widths: list[list[int]] = field(default_factory=lambda: _scaled(_BASE_SIDE_WIDTHS, 1.0))
     dense_widths: list[int] = field(default_factory=lambda: [128, 64])
@@ -115,9 +124,15 @@ class EmoSynthNetConfig(PreTrainedConfig):
             kwargs.setdefault("num_labels", 7)
         super().__post_init__(**kwargs)
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        # The base class leaves out its own default, two unnamed classes, which is not ours.
+        names = {"id2label": self.id2label, "label2id": self.label2id}
+        return super().to_diff_dict() | names
+
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "EmoSynthNetConfig":
-        """The thesis's widths (`base`), half (`small`) or a quarter of them (`quarter`), with any field overridden.
+        """The thesis's widths (`base`), half (`small`) or a quarter of them (`quarter`), with any
+        field overridden.
 
         Raises:
             ValueError: an unknown preset.
@@ -134,7 +149,9 @@ class EmoSynthNetConfig(PreTrainedConfig):
 
     def validate_image(self) -> None:
         if self.image_size < 32 or self.image_size % 16:
-            raise ValueError(f"image_size must be a multiple of 16, at least 32, got {self.image_size}")
+            raise ValueError(
+                f"image_size must be a multiple of 16, at least 32, got {self.image_size}"
+            )
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels must be 1 (grey) or 3 (RGB), got {self.num_channels}")
 
@@ -147,8 +164,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
             second, fourth = self.analysis_widths[block][1], self.analysis_widths[block][3]
             if second != fourth:
                 raise ValueError(
-                    f"analysis_widths: an identity skip joins convolutions 2 and 4 of block {block + 1}, "
-                    f"whose widths must be equal, got {second} and {fourth}"
+                    f"analysis_widths: an identity skip joins convolutions 2 and 4 of block "
+                    f"{block + 1}, whose widths must be equal, got {second} and {fourth}"
                 )
 
     def validate_rates(self) -> None:
@@ -158,7 +175,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be in [0, 1), got {rate}")
         if not (self.auxiliary_loss_weight >= 0.0 and math.isfinite(self.auxiliary_loss_weight)):
             raise ValueError(
-                f"auxiliary_loss_weight must be finite and at least 0, got {self.auxiliary_loss_weight}"
+                f"auxiliary_loss_weight must be finite and at least 0, "
+                f"got {self.auxiliary_loss_weight}"
             )
         if not (self.temperature > 0.0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
@@ -175,18 +193,21 @@ class EmoSynthNetConfig(PreTrainedConfig):
         if self.num_labels < 2:
             raise ValueError(f"num_labels must be at least 2, got {self.num_labels}")
         weights = self.class_weights
-        if weights is None:
-            return
-        if len(weights) != self.num_labels:
-            raise ValueError(f"class_weights must have {self.num_labels} entries, one a class, got {len(weights)}")
-        if not all(math.isfinite(weight) and weight >= 0.0 for weight in weights) or not any(weights):
-            raise ValueError(f"class_weights must be finite, at least 0 and not all 0, got {weights}")
+        if weights is not None and not (
+            all(math.isfinite(weight) and weight >= 0.0 for weight in weights) and any(weights)
+        ):
+            raise ValueError(
+                f"class_weights must be finite, at least 0 and not all 0, got {weights}"
+            )
 
 
 def _check_groups(name: str, groups: list[list[int]], depths: tuple[int, ...]) -> None:
-    if tuple(len(group) for group in groups) != depths or any(width < 1 for group in groups for width in group):
+    if tuple(len(group) for group in groups) != depths or any(
+        width < 1 for group in groups for width in group
+    ):
         raise ValueError(
-            f"{name} must be widths of at least 1 in groups of {', '.join(map(str, depths))}, got {groups}"
+            f"{name} must be widths of at least 1 in groups of {', '.join(map(str, depths))}, "
+            f"got {groups}"
         )
 
 

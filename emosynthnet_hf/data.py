@@ -1,15 +1,16 @@
 """Data sets -> splits with one label order, and whole splits as uint8 tensors.
 
-`load_splits` reads a Hub data set, a local folder in Hub layout or a folder of pictures and gives every split the
-columns `image` and `label`, the labels in one canonical order. `PackedImages` decodes a split once, so that an epoch
-costs no per-picture Python. Reading data needs the extra: pip install "emosynthnet-hf[train]".
+`load_splits` reads a Hub data set, a local folder in Hub layout or a folder of pictures and gives
+every split the columns `image` and `label`, the labels in one canonical order. `PackedImages`
+decodes a split once, so that an epoch costs no per-picture Python. Reading data needs the extra:
+pip install "emosynthnet-hf[train]".
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ class LabelAdapter:
         return self.label_names.index(self.names[str(label).strip().lower()])
 
     def decode(self, index: int) -> str:
-        """A place in `label_names` -> the label as the data set writes it: the first, where several were merged."""
+        """A place in `label_names` -> the label as the data set writes it: the first, where several
+        were merged."""
         name = self.label_names[index]
         return next(label for label, canonical in self.names.items() if canonical == name)
 
@@ -127,38 +129,44 @@ def load_splits(
 ) -> dict[str, "Dataset"]:
     """Splits `train`, `validation` and `test`, as far as they are there, with canonical labels.
 
-    Where there is a train split and no validation split, one is cut from train, stratified by label.
+    Where there is a train split and no validation split, one is cut from train, stratified by
+    label.
 
     Args:
-        data: Hub id; or a folder in Hub layout (parquet files); or a folder of pictures, one sub-folder a class,
-            with or without split folders above them.
-        adapter: a name in `ADAPTERS`. By default the one named like the data set, or `expressions` when all its names
-            are expressions, or else the data set's own names and order.
-        image_column, label_column: by default the first of `IMAGE_COLUMNS` and `LABEL_COLUMNS` that is there.
+        data: Hub id; or a folder in Hub layout (parquet files); or a folder of pictures, one
+            sub-folder a class, with or without split folders above them.
+        adapter: a name in `ADAPTERS`. By default the one named like the data set, or `expressions`
+            when all its names are expressions, or else the data set's own names and order.
+        image_column, label_column: by default the first of `IMAGE_COLUMNS` and `LABEL_COLUMNS` that
+            is there.
         validation_fraction: of train, in (0, 1), for a validation split that is cut.
         seed: of that cut.
 
     Returns:
-        Data sets with an `image` column, a `label` column (ClassLabel with the canonical names) and what other columns
-        there are.
+        Data sets with an `image` column, a `label` column (ClassLabel with the canonical names) and
+        what other columns there are.
 
     Raises:
         ImportError: the extra `train` is not installed.
         FileNotFoundError: no such folder or Hub data set.
-        ValueError: a missing column, an unknown label (split, row and column are named), an empty split, an unknown
-            adapter.
+        ValueError: a missing column, an unknown label (split, row and column are named), an empty
+            split, an unknown adapter.
     """
     raw = _read(data)
     splits = {_split_name(name): split for name, split in raw.items()}
     loaded = {
-        name: _canonical(split, f"{data}, split {name}", Path(data).name, adapter, image_column, label_column)
+        name: _canonical(
+            split, f"{data}, split {name}", Path(data).name, adapter, image_column, label_column
+        )
         for name, split in splits.items()
     }
     if "train" in loaded and "validation" not in loaded:
-        cut = loaded["train"].train_test_split(validation_fraction, seed=seed, stratify_by_column="label")
+        cut = loaded["train"].train_test_split(
+            validation_fraction, seed=seed, stratify_by_column="label"
+        )
         loaded |= {"train": cut["train"], "validation": cut["test"]}
         logger.warning(
-            "%s has no validation split: %d of its %d training pictures were taken for one (seed %d)",
+            "%s has no validation split: took %d of its %d training pictures for one (seed %d)",
             data,
             len(cut["test"]),
             len(cut["train"]) + len(cut["test"]),
@@ -179,7 +187,11 @@ def _read(data: str | Path) -> Mapping[str, "Dataset"]:
         tables = any(folder.rglob("*.parquet"))
         if not pictures and not tables:
             raise FileNotFoundError(f"{data} holds neither pictures nor parquet files")
-        splits = load_dataset(str(folder)) if tables else load_dataset("imagefolder", data_dir=str(folder))
+        splits = (
+            load_dataset(str(folder))
+            if tables
+            else load_dataset("imagefolder", data_dir=str(folder))
+        )
     else:
         # The Hub's own errors, for a name that is no data set, say what was looked for.
         splits = load_dataset(str(data))
@@ -209,7 +221,9 @@ def _canonical(
     label_column = _column(split, where, "label", label_column, LABEL_COLUMNS)
     adapter, written = _written_labels(split, label_column, data_name, adapter_name)
 
-    unknown = [row for row, label in enumerate(written) if label.strip().lower() not in adapter.names]
+    unknown = [
+        row for row, label in enumerate(written) if label.strip().lower() not in adapter.names
+    ]
     if unknown:
         listed = ", ".join(f"row {row}: {written[row]!r}" for row in unknown[:MOST_ERRORS])
         raise ValueError(
@@ -227,12 +241,16 @@ def _canonical(
     )
 
 
-def _column(split: "Dataset", where: str, kind: str, given: str | None, usual: Sequence[str]) -> str:
+def _column(
+    split: "Dataset", where: str, kind: str, given: str | None, usual: Sequence[str]
+) -> str:
     for name in [given] if given else usual:
         if name in split.column_names:
             return name
     wanted = repr(given) if given else " or ".join(map(repr, usual))
-    raise ValueError(f"{where}: no {kind} column {wanted}, the columns are {', '.join(split.column_names)}")
+    raise ValueError(
+        f"{where}: no {kind} column {wanted}, the columns are {', '.join(split.column_names)}"
+    )
 
 
 def _written_labels(
@@ -248,24 +266,29 @@ def _written_labels(
         if adapter_name not in ADAPTERS:
             raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {adapter_name!r}")
         adapter = ADAPTERS[adapter_name]
-        # A data set with names may still be listed by number in its adapter, as FER-2013 copies are.
+        # A data set with names may still be listed by number in its adapter, as FER-2013 copies
+        # are.
         if names is not None and not all(name.strip().lower() in adapter.names for name in names):
             by_words = ADAPTERS["expressions"]
             if all(name.strip().lower() in by_words.names for name in names):
                 return by_words, written
         return adapter, written
     if names is None:
-        names = sorted(set(written), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+        names = sorted(
+            set(written),
+            key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name),
+        )
     if all(name.strip().lower() in _WORDS for name in names):
         return ADAPTERS["expressions"], written
     return own_labels(names), written
 
 
 class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """One split, decoded: `pixels` uint8 (n, C, m, m), `labels` int64 (n,), and numeric columns as arrays.
+    """One split, decoded: `pixels` uint8 (n, C, m, m), `labels` int64 (n,), and numeric columns as
+    arrays.
 
-    Indexing gives uint8 pixel values; `normalize_batch` makes of them what the processor would have given. As a data
-    set of transformers' Trainer it takes `data_collator=PackedImages.collate`.
+    Indexing gives uint8 pixel values; `normalize_batch` makes of them what the processor would have
+    given. As a data set of transformers' Trainer it takes `data_collator=PackedImages.collate`.
 
     Args:
         split: a split of `load_splits`.
@@ -283,13 +306,19 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         from huggingface_hub.utils import tqdm
 
         pixels, errors = [], []
-        rows = tqdm(split.cast_column("image", Image(decode=False))["image"], disable=not progress, unit="image")
+        rows = tqdm(
+            split.cast_column("image", Image(decode=False))["image"],
+            disable=not progress,
+            unit="image",
+        )
         for row, stored in enumerate(rows):
             try:
                 encoded = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
-                packed = processor(encoded, do_rescale=False, do_normalize=False, return_tensors="pt")
+                packed = processor(
+                    encoded, do_rescale=False, do_normalize=False, return_tensors="pt"
+                )
                 pixels.append(packed["pixel_values"][0])
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for broken files
+            except (OSError, ValueError, SyntaxError) as error:  # Pillow's, for broken files
                 errors.append(f"row {row}, column 'image', file {stored['path']}: {error}")
         if errors:
             listed = "\n  ".join(errors[:MOST_ERRORS])

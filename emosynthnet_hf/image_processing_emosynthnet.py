@@ -1,4 +1,5 @@
-"""Image processor of EmoSynthNet: any picture -> pixel values of the side and channels that a checkpoint expects."""
+"""Image processor of EmoSynthNet: any picture -> pixel values of the side and channels that a
+checkpoint expects."""
 
 import io
 from pathlib import Path
@@ -18,8 +19,8 @@ def to_pil(image: Any, input_data_format: str | None = None) -> Image.Image:
     """A picture given as PIL image, numpy array or torch tensor, as PIL image, the right way up.
 
     Args:
-        image: PIL image of any mode, whose EXIF orientation is applied; or an array of shape (H, W), (H, W, C) or
-            (C, H, W) with C in 1 to 4, uint8, uint16, bool or float in [0, 1].
+        image: PIL image of any mode, whose EXIF orientation is applied; or an array of shape (H,
+            W), (H, W, C) or (C, H, W) with C in 1 to 4, uint8, uint16, bool or float in [0, 1].
         input_data_format: `channels_first` or `channels_last`, for shapes that could be either.
 
     Raises:
@@ -30,7 +31,9 @@ def to_pil(image: Any, input_data_format: str | None = None) -> Image.Image:
     if hasattr(image, "detach"):  # a torch tensor
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"an image must be a PIL image, an array or a tensor, got {type(image).__name__}")
+        raise ValueError(
+            f"an image must be a PIL image, an array or a tensor, got {type(image).__name__}"
+        )
     array = _channels_last(image, input_data_format)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
@@ -39,7 +42,9 @@ def to_pil(image: Any, input_data_format: str | None = None) -> Image.Image:
     elif array.dtype == np.uint16:
         array = _from_16_bit(array)
     elif array.dtype != np.uint8:
-        raise ValueError(f"an array must be uint8, uint16, bool or float in [0, 1], got {array.dtype}")
+        raise ValueError(
+            f"an array must be uint8, uint16, bool or float in [0, 1], got {array.dtype}"
+        )
     if array.shape[-1] == 1:
         array = array[..., 0]
     return Image.fromarray(array)
@@ -48,8 +53,8 @@ def to_pil(image: Any, input_data_format: str | None = None) -> Image.Image:
 def to_grey_or_rgb(image: Image.Image, num_channels: int) -> Image.Image:
     """A PIL image of any mode in mode `L` (1 channel, ITU-R 601 luma) or `RGB` (3 channels).
 
-    Transparent pixels are laid on white, as pages and viewers show them; 16-bit pictures are scaled to 8 bits, not
-    clipped.
+    Transparent pixels are laid on white, as pages and viewers show them; 16-bit pictures are scaled
+    to 8 bits, not clipped.
 
     Raises:
         ValueError: a mode that Pillow cannot convert, or floating-point pixels outside [0, 1].
@@ -77,7 +82,8 @@ def _channels_last(array: np.ndarray, input_data_format: str | None) -> np.ndarr
         if array.shape[-1] in ARRAY_CHANNELS:
             return np.ascontiguousarray(array)
     raise ValueError(
-        f"an array must have shape (H, W), (H, W, C) or (C, H, W) with C from 1 to 4, got {array.shape}"
+        f"an array must have shape (H, W), (H, W, C) or (C, H, W) with C from 1 to 4, "
+        f"got {array.shape}"
     )
 
 
@@ -89,7 +95,9 @@ def _from_16_bit(array: np.ndarray) -> np.ndarray:
 
 def _from_unit_range(array: np.ndarray) -> np.ndarray:
     if not (array.min() >= 0 and array.max() <= 1):
-        raise ValueError(f"floating-point pixels must be in [0, 1], got {array.min()} to {array.max()}")
+        raise ValueError(
+            f"floating-point pixels must be in [0, 1], got {array.min()} to {array.max()}"
+        )
     return np.round(array * 255).astype(np.uint8)
 
 
@@ -106,21 +114,27 @@ class EmoSynthNetImageProcessor(PilBackend):
     r"""
     Turns pictures into `pixel_values`, float32 of shape (N, num_channels, height, width).
 
-    Takes one picture or a list: PIL images of any mode, numpy arrays, torch tensors, paths, URLs or encoded bytes. In
-    order: EXIF orientation, 8 bits, grey or RGB, antialiased resizing to `size`, padding, rescaling, normalisation.
-    Everything below is saved with a checkpoint and can be overridden in a call.
+    Takes one picture or a list: PIL images of any mode, numpy arrays, torch tensors, paths, URLs or
+    encoded bytes. In order: EXIF orientation, 8 bits, grey or RGB, antialiased resizing to `size`,
+    padding, rescaling, normalisation. Everything below is saved with a checkpoint and can be
+    overridden in a call.
 
     Args:
-        size (`dict[str, int]`, defaults to `{"height": 48, "width": 48}`): side of the output in pixels.
+        size (`dict[str, int]`, defaults to `{"height": 48, "width": 48}`): side of the output in
+            pixels.
         num_channels (`int`, defaults to 1): 1 for grey, 3 for RGB.
-        resample (`PILImageResampling`, defaults to `BILINEAR`): Pillow's filters are antialiased when they shrink.
+        resample (`PILImageResampling`, defaults to `BILINEAR`): Pillow's filters are antialiased
+            when they shrink.
         do_resize (`bool`, defaults to `True`).
-        do_pad, pad_size (defaults to `False`): pad with black evenly on all sides (MNIST: 28 to 32).
+        do_pad, pad_size (defaults to `False`): pad with black evenly on all sides (MNIST: 28 to
+            32).
         do_rescale, rescale_factor (defaults to `True`, 1/255).
-        do_normalize, image_mean, image_std (defaults to `True`, 0.5, 0.5): one number for all channels, or one each.
+        do_normalize, image_mean, image_std (defaults to `True`, 0.5, 0.5): one number for all
+            channels, or one each.
 
     Raises:
-        ValueError: a picture that cannot be read, or a setting out of range: the message says what is allowed.
+        ValueError: a picture that cannot be read, or a setting out of range: the message says what
+            is allowed.
     """
 
     valid_kwargs = EmoSynthNetImageProcessorKwargs
@@ -139,7 +153,8 @@ class EmoSynthNetImageProcessor(PilBackend):
 
     @classmethod
     def from_model_config(cls, config: Any, **kwargs: Any) -> "EmoSynthNetImageProcessor":
-        """The processor for a model of `config.image_size` and `config.num_channels`; `kwargs` override the rest."""
+        """The processor for a model of `config.image_size` and `config.num_channels`; `kwargs`
+        override the rest."""
         size = {"height": config.image_size, "width": config.image_size}
         return cls(**({"size": size, "num_channels": config.num_channels} | kwargs))
 
@@ -150,7 +165,9 @@ class EmoSynthNetImageProcessor(PilBackend):
             try:
                 return Image.open(io.BytesIO(image_url_or_urls))
             except UnidentifiedImageError as error:
-                raise ValueError(f"{len(image_url_or_urls)} bytes are not a picture that Pillow can read") from error
+                raise ValueError(
+                    f"{len(image_url_or_urls)} bytes are not a picture that Pillow can read"
+                ) from error
         if isinstance(image_url_or_urls, Path):
             return Image.open(image_url_or_urls)
         return super().fetch_images(image_url_or_urls)
@@ -170,7 +187,9 @@ class EmoSynthNetImageProcessor(PilBackend):
         for name in ("image_mean", "image_std"):
             length = np.size(kwargs[name])
             if kwargs["do_normalize"] and length not in (1, num_channels):
-                raise ValueError(f"{name} must be one number or {num_channels}, one a channel, got {length}")
+                raise ValueError(
+                    f"{name} must be one number or {num_channels}, one a channel, got {length}"
+                )
 
     def _preprocess(
         self,
@@ -199,7 +218,8 @@ class EmoSynthNetImageProcessor(PilBackend):
             if do_normalize:
                 # (C,) -> (C, 1, 1)
                 mean, std = (
-                    np.asarray(value, dtype=np.float32).reshape(-1, 1, 1) for value in (image_mean, image_std)
+                    np.asarray(value, dtype=np.float32).reshape(-1, 1, 1)
+                    for value in (image_mean, image_std)
                 )
                 image = (image - mean) / std
             pixel_values.append(image)
@@ -210,21 +230,26 @@ def _resize(image: np.ndarray, width_height: tuple[int, int], resample: Any) -> 
     """uint8 (C, H, W) -> uint8 (C, height, width)."""
     if image.shape[:0:-1] == width_height:
         return image
-    channels = [np.asarray(Image.fromarray(channel).resize(width_height, resample)) for channel in image]
+    channels = [
+        np.asarray(Image.fromarray(channel).resize(width_height, resample)) for channel in image
+    ]
     return np.stack(channels)
 
 
 def _pad(image: np.ndarray, pad_size: SizeDict | None) -> np.ndarray:
-    """(C, H, W) -> (C, pad_size.height, pad_size.width), black added evenly, the odd pixel at the bottom and right."""
+    """(C, H, W) -> (C, pad_size.height, pad_size.width), black added evenly, the odd pixel at the
+    bottom and right."""
     if pad_size is None:
         raise ValueError("do_pad needs a pad_size with height and width, got None")
     height, width = pad_size.height - image.shape[1], pad_size.width - image.shape[2]
     if height < 0 or width < 0:
         raise ValueError(
-            f"pad_size must be at least the picture's size, got {pad_size.height} x {pad_size.width} "
-            f"for a picture of {image.shape[1]} x {image.shape[2]}"
+            f"pad_size must be at least the picture's size, got {pad_size.height} x "
+            f"{pad_size.width} for a picture of {image.shape[1]} x {image.shape[2]}"
         )
-    return np.pad(image, ((0, 0), (height // 2, height - height // 2), (width // 2, width - width // 2)))
+    return np.pad(
+        image, ((0, 0), (height // 2, height - height // 2), (width // 2, width - width // 2))
+    )
 
 
 __all__ = ["EmoSynthNetImageProcessor"]

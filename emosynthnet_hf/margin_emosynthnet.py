@@ -1,8 +1,9 @@
 """The training losses that a published EmoSynthNet carries: a margin turns logits and targets into
 log-probabilities, a loss scores them. Pure functions first, one thin module last.
 
-Sources: Nabaei (2024), sections 4.2.1 (SCE) and 4.2.2 (MAM-SoftMax). Where the thesis's formulas contradict each
-other, the docstring says which reading is used. Shapes: N samples, K classes; natural logarithms unless said.
+Sources: Nabaei (2024), sections 4.2.1 (SCE) and 4.2.2 (MAM-SoftMax). Where the thesis's formulas
+contradict each other, the docstring says which reading is used. Shapes: N samples, K classes;
+natural logarithms unless said.
 """
 
 import inspect
@@ -14,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Margins: (logits (N, K), targets (N, K)) -> log-probabilities (N, K)
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def no_margin(logits: Tensor, targets: Tensor) -> Tensor:
-    """Plain softmax (eq. 4.7): log-probabilities (N, K) of float logits (N, K); `targets` is not read."""
+    """Plain softmax (eq. 4.7): log-probabilities (N, K) of float logits (N, K); `targets` is not
+    read."""
     return F.log_softmax(logits, dim=-1)
 
 
@@ -32,19 +34,21 @@ def mam(
     maximum: float = 4.0,
     differentiable: bool = False,
 ) -> Tensor:
-    """MAM-SoftMax (eq. 4.13 to 4.16): softmax with the target's logit lowered by an adaptive margin.
+    """MAM-SoftMax (eq. 4.13 to 4.16): softmax with the target's logit lowered by an adaptive
+    margin.
 
-    The margin is zero until a sample's largest centred logit passes `1 - epsilon`, then grows with its logarithm. The
-    logits are centred first ("prior normalisation"), so Mean(x) of eq. 4.14 is 0 and the margin, like softmax, does not
-    change when a constant is added to all logits.
+    The margin is zero until a sample's largest centred logit passes `1 - epsilon`, then grows with
+    its logarithm. The logits are centred first ("prior normalisation"), so Mean(x) of eq. 4.14 is 0
+    and the margin, like softmax, does not change when a constant is added to all logits.
 
     Args:
         logits: (N, K) float, margin-free.
-        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share of the margin.
+        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share of the
+            margin.
         epsilon: added to the largest logit, above 0; a tensor receives a gradient.
         maximum: the largest margin, above 0.
-        differentiable: let gradients flow through the margin to the logits. A margin that is differentiated learns
-            to shrink itself.
+        differentiable: let gradients flow through the margin to the logits. A margin that is
+            differentiated learns to shrink itself.
 
     Returns:
         (N, K) log-probabilities in the dtype of `logits`.
@@ -61,8 +65,9 @@ def mam_all(
     maximum: float = 4.0,
     differentiable: bool = False,
 ) -> Tensor:
-    """Figure 4.1 with the margin of [`mam`]: every class's own logit is lowered in its own ratio against the rest, and
-    the K ratios are divided by their sum ("posterior normalisation"). Needs no label: `targets` is not read.
+    """Figure 4.1 with the margin of [`mam`]: every class's own logit is lowered in its own ratio
+    against the rest, and the K ratios are divided by their sum ("posterior normalisation"). Needs
+    no label: `targets` is not read.
 
     Arguments and return value as in [`mam`].
     """
@@ -73,17 +78,23 @@ def mam_all(
 def mam_figure(
     logits: Tensor, targets: Tensor, *, epsilon: float | Tensor = 0.2, maximum: float = 4.0
 ) -> Tensor:
-    """Figure 4.1 to the letter: clip before the log, base 10, and `exp m = mean(exp x) + log10 m`, on centred logits.
+    """Figure 4.1 to the letter: clip before the log, base 10, and `exp m = mean(exp x) + log10 m`,
+    on centred logits.
 
     The margin is differentiated, as plain code would. Arguments and return value as in [`mam`].
     """
     _check_range(epsilon, maximum)
     centred = _centre(logits)
-    clipped = (centred.amax(dim=-1, keepdim=True) + epsilon).clamp(torch.finfo(logits.dtype).tiny, maximum)
+    clipped = (centred.amax(dim=-1, keepdim=True) + epsilon).clamp(
+        torch.finfo(logits.dtype).tiny, maximum
+    )
     log_mean_exp = torch.logsumexp(centred, dim=-1, keepdim=True) - math.log(logits.shape[-1])
-    # The mean of exp x is at least 1 for centred x and log10(clipped) above -1 for epsilon above 0.1, so their sum is
-    # positive; a smaller epsilon can make it negative, where the figure has no margin: bounded below by tiny.
-    share = (torch.log10(clipped) * torch.exp(-log_mean_exp)).clamp_min(torch.finfo(logits.dtype).eps - 1)
+    # The mean of exp x is at least 1 for centred x and log10(clipped) above -1 for epsilon above
+    # 0.1, so their sum is positive; a smaller epsilon can make it negative, where the figure has no
+    # margin: bounded below by tiny.
+    share = (torch.log10(clipped) * torch.exp(-log_mean_exp)).clamp_min(
+        torch.finfo(logits.dtype).eps - 1
+    )
     margin = log_mean_exp + torch.log1p(share)
     return _one_against_rest(logits, margin)
 
@@ -91,22 +102,30 @@ def mam_figure(
 def mam_verbatim(
     logits: Tensor, targets: Tensor, *, epsilon: float | Tensor = 0.2, maximum: float = 4.0
 ) -> Tensor:
-    """Eq. 4.14 to 4.16 as printed: logits not centred, margin differentiated. It collapses: when all logits drift down,
-    Mean(x) turns the margin into a bonus and the loss vanishes with nothing learnt. Kept to show that.
+    """Eq. 4.14 to 4.16 as printed: logits not centred, margin differentiated. It collapses: when
+    all logits drift down, Mean(x) turns the margin into a bonus and the loss vanishes with nothing
+    learnt. Kept to show that.
 
     Arguments and return value as in [`mam`].
     """
     _check_range(epsilon, maximum)
     largest = logits.amax(dim=-1, keepdim=True) + epsilon  # M_v, eq. 4.14
-    clipped = largest.clamp_min(torch.finfo(logits.dtype).tiny).log().clamp(0.0, maximum)  # M_l, M_c
+    clipped = (
+        largest.clamp_min(torch.finfo(logits.dtype).tiny).log().clamp(0.0, maximum)
+    )  # M_l, M_c
     margin = logits.mean(dim=-1, keepdim=True) + clipped  # M_U
     return F.log_softmax(logits - targets * margin, dim=-1)
 
 
 def mam_margin(
-    logits: Tensor, *, epsilon: float | Tensor = 0.2, maximum: float = 4.0, differentiable: bool = False
+    logits: Tensor,
+    *,
+    epsilon: float | Tensor = 0.2,
+    maximum: float = 4.0,
+    differentiable: bool = False,
 ) -> Tensor:
-    """The margin of [`mam`] and [`mam_all`], (N, 1), in [0, maximum] (eq. 4.14). Arguments as in [`mam`]."""
+    """The margin of [`mam`] and [`mam_all`], (N, 1), in [0, maximum] (eq. 4.14). Arguments as in
+    [`mam`]."""
     _check_range(epsilon, maximum)
     largest = _centre(logits).amax(dim=-1, keepdim=True)
     if not differentiable:
@@ -129,21 +148,24 @@ def _centre(logits: Tensor) -> Tensor:
 def _one_against_rest(logits: Tensor, margin: Tensor) -> Tensor:
     """log of q_k / sum(q), where q_k = e^(z_k - m) / (e^(z_k - m) + sum over j != k of e^z_j)."""
     log_p = F.log_softmax(logits, dim=-1)
-    # log(1 - p_k): log1p is exact where p_k <= 1/2, which holds for all classes but the largest; that one takes the
-    # sum over the others instead, so that nothing cancels when p rounds to 1.
+    # log(1 - p_k): log1p is exact where p_k <= 1/2, which holds for all classes but the largest;
+    # that one takes the sum over the others instead, so that nothing cancels when p rounds to 1.
     largest = log_p.argmax(dim=-1, keepdim=True)
     rest = torch.logsumexp(log_p.scatter(-1, largest, -torch.inf), dim=-1, keepdim=True)
-    log_not_p = torch.log1p(-log_p.scatter(-1, largest, -torch.inf).exp()).scatter(-1, largest, rest)
+    log_not_p = torch.log1p(-log_p.scatter(-1, largest, -torch.inf).exp()).scatter(
+        -1, largest, rest
+    )
     return F.log_softmax(F.logsigmoid(log_p - log_not_p - margin), dim=-1)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Losses: (log-probabilities (N, K), targets (N, K)) -> one loss a sample (N,)
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def cross_entropy(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, (N,), of log-probabilities (N, K) against targets (N, K) whose rows sum to 1."""
+    """Cross-entropy in nats, (N,), of log-probabilities (N, K) against targets (N, K) whose rows
+    sum to 1."""
     return -(targets * log_probs).sum(dim=-1)
 
 
@@ -152,10 +174,12 @@ def sce(
 ) -> Tensor:
     """The thesis's modified cross-entropy, SCE (eq. 4.3 to 4.6, Figure 4.1), (N,).
 
-    `alpha` is a mean over the batch and its classes, so micro-batches and several processes each see their own.
-    `alpha` and `weight` are differentiated. For one-hot targets `weight` is sqrt(K) at a perfect prediction and
-    sqrt(K - 2) at a confident wrong one: it does not shrink with confidence, as the text has it; `alpha` does. Not the
-    symmetric cross-entropy of Wang et al. (2019), which shares the acronym.
+    `alpha` is a mean over the batch and its classes, so micro-batches and several processes each
+    see their own.
+    `alpha` and `weight` are differentiated. For one-hot targets `weight` is sqrt(K) at a perfect
+    prediction and sqrt(K - 2) at a confident wrong one: it does not shrink with confidence, as the
+    text has it; `alpha` does. Not the symmetric cross-entropy of Wang et al. (2019), which shares
+    the acronym.
 
     Args:
         log_probs: (N, K) float.
@@ -166,11 +190,13 @@ def sce(
     alpha = (targets - probs).square().mean()  # eq. 4.3
     weight = torch.linalg.vector_norm((1 - targets) - probs, dim=-1)  # eq. 4.4
     ce = cross_entropy(log_probs, targets)
-    proposed = alpha * weight * (ce / math.log(10))  # eq. 4.5, with the figure's minus sign and its log10
+    proposed = (
+        alpha * weight * (ce / math.log(10))
+    )  # eq. 4.5, with the figure's minus sign and its log10
     return ce_weight * ce + proposed_weight * proposed  # eq. 4.6
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 MARGIN_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "none": no_margin,
@@ -185,14 +211,17 @@ LOSS_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "sce": 
 class MarginLoss(nn.Module):
     """Training loss of logits against labels: a margin, a loss, label smoothing and class weights.
 
-    With class weights `c`, a sample's weight is `w_i = sum_k t_ik c_k` and the loss is `sum_i w_i l_i / sum_i w_i`:
-    for hard labels and `ce` that is `F.cross_entropy(weight=c)`. Label smoothing changes the targets of the loss, not
-    those of the margin or of the weights. Computed in float32, or in float64 for float64 logits.
+    With class weights `c`, a sample's weight is `w_i = sum_k t_ik c_k` and the loss is `sum_i w_i
+    l_i / sum_i w_i`: for hard labels and `ce` that is `F.cross_entropy(weight=c)`. Label smoothing
+    changes the targets of the loss, not those of the margin or of the weights. Computed in float32,
+    or in float64 for float64 logits.
 
-    Under gradient accumulation the unweighted `ce` is exact. With `sce`, whose alpha is a mean over the batch, and with
-    class weights, whose normaliser is a sum over it, each micro-batch is scored by itself and then averaged.
+    Under gradient accumulation the unweighted `ce` is exact. With `sce`, whose alpha is a mean over
+    the batch, and with class weights, whose normaliser is a sum over it, each micro-batch is scored
+    by itself and then averaged.
 
     Args:
+        num_labels: K.
         margin, loss: names in `MARGIN_FUNCTIONS` and `LOSS_FUNCTIONS`.
         margin_kwargs, loss_kwargs: keyword arguments of these functions.
         learnable_epsilon: make the margin's `epsilon` a parameter, `softplus(raw_epsilon)`.
@@ -200,11 +229,13 @@ class MarginLoss(nn.Module):
         class_weights: K numbers, or None.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name or argument, a value out of range, another number of class
+            weights than K.
     """
 
     def __init__(
         self,
+        num_labels: int,
         margin: str = "mam",
         loss: str = "sce",
         *,
@@ -215,13 +246,33 @@ class MarginLoss(nn.Module):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__()
-        for kind, name, functions in (("margin", margin, MARGIN_FUNCTIONS), ("loss", loss, LOSS_FUNCTIONS)):
+        for kind, name, functions in (
+            ("margin", margin, MARGIN_FUNCTIONS),
+            ("loss", loss, LOSS_FUNCTIONS),
+        ):
             if name not in functions:
                 raise ValueError(f"{kind} must be one of {', '.join(functions)}, got {name!r}")
-            _check_kwargs(f"{kind}_kwargs", functions[name], margin_kwargs if kind == "margin" else loss_kwargs)
+            _check_kwargs(
+                f"{kind}_kwargs",
+                functions[name],
+                margin_kwargs if kind == "margin" else loss_kwargs,
+            )
+        if class_weights is not None and len(class_weights) != num_labels:
+            raise ValueError(
+                f"class_weights must have {num_labels} entries, one a class, "
+                f"got {len(class_weights)}"
+            )
         self.margin, self.loss = margin, loss
         self.margin_kwargs, self.loss_kwargs = dict(margin_kwargs or {}), dict(loss_kwargs or {})
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        # One evaluation, so that values out of range are found here and not in the first training
+        # step.
+        targets = torch.eye(2, num_labels)
+        LOSS_FUNCTIONS[loss](
+            MARGIN_FUNCTIONS[margin](targets, targets, **self.margin_kwargs),
+            targets,
+            **self.loss_kwargs,
+        )
         self.raw_epsilon: nn.Parameter | None = None
         if learnable_epsilon:
             self.raw_epsilon = nn.Parameter(torch.tensor(self.initial_raw_epsilon))
@@ -238,21 +289,21 @@ class MarginLoss(nn.Module):
         Args:
             logits: (N, K) float, margin-free.
             labels: (N,) integer classes, or (N, K) float probabilities.
-            num_items_in_batch: label elements in all micro-batches of the step, as transformers' Trainer counts
-                them (samples for integer labels, samples times K for soft ones). None: this batch is all of it.
+            num_items_in_batch: label elements in all micro-batches of the step, as transformers'
+                Trainer counts them (samples for integer labels, samples times K for soft ones).
+                None: this batch is all of it.
 
         Returns:
             Scalar loss.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        num_samples, num_classes = logits.shape
-        targets = as_targets(labels, num_classes).to(logits.dtype)
+        targets = as_targets(labels, logits)
         margin_kwargs = self.margin_kwargs
         if self.raw_epsilon is not None:
             margin_kwargs = margin_kwargs | {"epsilon": F.softplus(self.raw_epsilon)}
 
         log_probs = MARGIN_FUNCTIONS[self.margin](logits, targets, **margin_kwargs)
-        smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+        smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]
         losses = LOSS_FUNCTIONS[self.loss](log_probs, smoothed, **self.loss_kwargs)
 
         if self.class_weights is None:
@@ -260,33 +311,45 @@ class MarginLoss(nn.Module):
         else:
             weights = targets @ targets.new_tensor(self.class_weights)
             # A batch of only zero-weight classes has nothing to learn from: 0, not 0 / 0.
-            mean = (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+            mean = (weights * losses).sum() / weights.sum().clamp_min(
+                torch.finfo(losses.dtype).tiny
+            )
         if num_items_in_batch is None:
             return mean
         return mean * (labels.numel() / num_items_in_batch)
 
 
-def _check_kwargs(name: str, function: Callable[..., Tensor], kwargs: dict[str, Any] | None) -> None:
+def _check_kwargs(
+    name: str, function: Callable[..., Tensor], kwargs: dict[str, Any] | None
+) -> None:
     parameters = inspect.signature(function).parameters.values()
-    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    allowed = [
+        parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    ]
     unknown = [key for key in kwargs or {} if key not in allowed]
     if unknown:
-        raise ValueError(f"{name} of {function.__name__} may hold {', '.join(allowed) or 'nothing'}, got {', '.join(unknown)}")
+        raise ValueError(
+            f"{name} of {function.__name__} may hold {', '.join(allowed) or 'nothing'}, "
+            f"got {', '.join(unknown)}"
+        )
 
 
-def as_targets(labels: Tensor, num_classes: int) -> Tensor:
-    """(N,) integer classes, or (N, K) probabilities, as (N, K) probabilities.
+def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
+    """Integer classes (N,), or probabilities (N, K), as probabilities (N, K) in the dtype of logits
+    (N, K).
 
     Raises:
-        ValueError: another shape.
+        ValueError: another shape or dtype.
+        RuntimeError: a class below 0 or above K - 1 (torch's own check).
     """
-    if labels.ndim == 1 and not labels.is_floating_point():
-        return F.one_hot(labels, num_classes)
-    if labels.ndim == 2 and labels.shape[1] == num_classes and labels.is_floating_point():
-        return labels
+    num_samples, num_classes = logits.shape
+    if labels.shape == (num_samples,) and not labels.is_floating_point():
+        return F.one_hot(labels.long(), num_classes).to(logits.dtype)
+    if labels.shape == (num_samples, num_classes) and labels.is_floating_point():
+        return labels.to(logits.dtype)
     raise ValueError(
-        f"labels must be integers of shape (N,) or float probabilities of shape (N, {num_classes}), "
-        f"got {labels.dtype} of shape {tuple(labels.shape)}"
+        f"labels must be integers of shape ({num_samples},) or float probabilities of shape "
+        f"({num_samples}, {num_classes}), got {labels.dtype} of shape {tuple(labels.shape)}"
     )
 
 

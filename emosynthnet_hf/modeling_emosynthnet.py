@@ -1,7 +1,8 @@
-"""EmoSynthNet: a VGG/U-Net main branch with an Inception-like side branch (Nabaei, 2024, chapter 3).
+"""EmoSynthNet: a VGG/U-Net main branch with an Inception-like side branch (Nabaei, 2024, chapter
+3).
 
-Read from top to bottom: convolution unit, blocks, base model, classifier. `m` is the side of the input in pixels;
-shapes in comments are (channels, height, width) at the thesis's widths.
+Read from top to bottom: convolution unit, blocks, base model, classifier. `m` is the side of the
+input in pixels; shapes in comments are (channels, height, width) at the thesis's widths.
 """
 
 from dataclasses import dataclass
@@ -17,16 +18,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttenti
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_emosynthnet import SKIP_BLOCKS, EmoSynthNetConfig
-from .margin_emosynthnet import MarginLoss
+from .margin_emosynthnet import MarginLoss, as_targets, cross_entropy
 
 POOL_KERNEL = 7
 
 
 class EmoSynthNetUnit(nn.Module):
-    """3x3 convolution, ELU and batch normalisation, the last two in either order: (C, h, w) -> (C', h', w').
+    """3x3 convolution, ELU and batch normalisation, the last two in either order.
 
-    Every unit ends in, or starts from, a normalisation whose shift stands in for the convolution's bias.
-    `transposed` is the synthesis segment's unpadded transposed convolution, which grows h and w by 2.
+    (C, h, w) -> (C', h, w).
+
+    Every unit ends in, or starts from, a normalisation whose shift stands in for the convolution's
+    bias.
+    `transposed` is the synthesis segment's unpadded transposed convolution, which grows h and w by
+    2.
     """
 
     def __init__(
@@ -49,7 +54,8 @@ class EmoSynthNetUnit(nn.Module):
 
 
 class EmoSynthNetBlock(GradientCheckpointingLayer):
-    """Blocks 1 to 4: convolution units, an identity skip in blocks 1 and 3, 2x2 average pooling, dropout."""
+    """Blocks 1 to 4: convolution units, an identity skip in blocks 1 and 3, 2x2 average pooling,
+    dropout."""
 
     def __init__(self, config: EmoSynthNetConfig, index: int, in_channels: int) -> None:
         super().__init__()
@@ -79,7 +85,9 @@ class EmoSynthNetSubBranch(nn.ModuleList):
     def __init__(self, in_channels: int, widths: list[int], kernel_sizes: tuple[int, ...]) -> None:
         super().__init__(
             nn.Conv2d(before, after, kernel_size, padding=kernel_size // 2)
-            for before, after, kernel_size in zip([in_channels, *widths[:-1]], widths, kernel_sizes, strict=True)
+            for before, after, kernel_size in zip(
+                [in_channels, *widths[:-1]], widths, kernel_sizes, strict=True
+            )
         )
 
     def forward(self, hidden_state: Tensor) -> list[Tensor]:
@@ -112,7 +120,8 @@ class EmoSynthNetAuxiliaryModule(GradientCheckpointingLayer):
 
 
 class EmoSynthNetSideBranch(nn.Module):
-    """Two auxiliary modules in series, then 7x7 average pooling: (64, m/2, m/2) -> (640, m/16+2, m/16+2)."""
+    """Two auxiliary modules in series, then 7x7 average pooling: (64, m/2, m/2) -> (640, m/16+2,
+    m/16+2)."""
 
     def __init__(self, config: EmoSynthNetConfig, in_channels: int) -> None:
         super().__init__()
@@ -144,13 +153,19 @@ def side_pooling(image_size: int) -> nn.AvgPool2d | nn.AdaptiveAvgPool2d:
 class EmoSynthNetClassifier(nn.Linear):
     """Last dense layer, which starts near zero: (N, features) -> logits (N, K).
 
-    Large random logits are cut fastest by pushing the first hidden dense layer, with its tens of thousands of inputs,
-    so far down that its ELU is flat for every picture: seen with Adam at 1e-3, where nothing was learnt any more.
+    Large random logits are cut fastest by pushing the first hidden dense layer, with its tens of
+    thousands of inputs, so far down that its ELU is flat for every picture: seen with Adam at 1e-3,
+    where nothing was learnt any more.
     """
 
 
 class EmoSynthNetPreTrainedModel(PreTrainedModel):
-    """Initialisation and loading shared by the models below."""
+    """Initialisation and loading shared by the models below.
+
+    Gradient checkpointing recomputes blocks 1 to 4 and the auxiliary modules in the backward pass.
+    As everywhere in torch, their batch normalisation then sees each batch twice: gradients are the
+    same, running statistics move as with momentum 0.19 instead of 0.1.
+    """
 
     config: EmoSynthNetConfig
     base_model_prefix = "emosynthnet"
@@ -159,9 +174,15 @@ class EmoSynthNetPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["EmoSynthNetBlock", "EmoSynthNetAuxiliaryModule"]
 
+    def __init__(self, config: EmoSynthNetConfig, *args: Any, **kwargs: Any) -> None:
+        # Overrides given to from_pretrained are set after the configuration's own validation.
+        config.validate()
+        super().__init__(config, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """He et al. (2015) keeps the variance through ELU and ReLU; the library's N(0, 0.02) would let it vanish."""
+        """He et al. (2015) keeps the variance through ELU and ReLU; the library's N(0, 0.02) would
+        let it vanish."""
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             # Transposed weights are (in, out, 3, 3): what torch calls their fan-out is the fan-in.
             mode = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
@@ -210,8 +231,12 @@ class EmoSynthNetModel(EmoSynthNetPreTrainedModel):
 
         width5a, width5b = config.synthesis_widths
         joined = width5a + self.side_branch.out_channels + width3
-        self.block5a = EmoSynthNetUnit(width4, width5a, norm_first=config.norm_first, transposed=True)
-        self.block5b = EmoSynthNetUnit(joined, width5b, norm_first=config.norm_first, transposed=True)
+        self.block5a = EmoSynthNetUnit(
+            width4, width5a, norm_first=config.norm_first, transposed=True
+        )
+        self.block5b = EmoSynthNetUnit(
+            joined, width5b, norm_first=config.norm_first, transposed=True
+        )
         self.analysis_skip = nn.AdaptiveAvgPool2d(config.image_size // 16 + 2)
 
         dense1, dense2 = config.dense_widths
@@ -243,11 +268,16 @@ class EmoSynthNetModel(EmoSynthNetPreTrainedModel):
         side = self.side_branch(block1)  # (640, m/16+2, m/16+2)
 
         block5a = self.block5a(block4)  # (512, m/16+2, m/16+2)
-        joined = torch.cat([block5a, side, self.analysis_skip(block3)], dim=1)  # (1408, m/16+2, m/16+2)
+        joined = torch.cat(
+            [block5a, side, self.analysis_skip(block3)], dim=1
+        )  # (1408, m/16+2, m/16+2)
         block5b = self.block5b(_upsample(joined))  # (256, m/8+6, m/8+6)
 
-        # Dropout comes before the upsampling, so that the four copies of a pixel are dropped together.
-        flat = _upsample(self.dropout(block5b)).flatten(1)  # (256, m/4+12, m/4+12) -> (256 * (m/4+12)^2,)
+        # Dropout comes before the upsampling, so that the four copies of a pixel are dropped
+        # together.
+        flat = _upsample(self.dropout(block5b)).flatten(
+            1
+        )  # (256, m/4+12, m/4+12) -> (256 * (m/4+12)^2,)
         hidden = F.elu(self.dense1(flat))  # (128,)
         embedding = F.elu(self.dense2(self.dropout(hidden)))  # (64,)
 
@@ -256,7 +286,9 @@ class EmoSynthNetModel(EmoSynthNetPreTrainedModel):
         return EmoSynthNetModelOutput(
             last_hidden_state=block5b,
             pooler_output=embedding,
-            hidden_states=(block1, block2, block3, block4, side, block5a, block5b) if output_hidden_states else None,
+            hidden_states=(block1, block2, block3, block4, side, block5a, block5b)
+            if output_hidden_states
+            else None,
             side_state=side,
         )
 
@@ -264,7 +296,8 @@ class EmoSynthNetModel(EmoSynthNetPreTrainedModel):
         expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
-                f"pixel_values must have shape (batch, {', '.join(map(str, expected))}), got {tuple(pixel_values.shape)}"
+                f"pixel_values must have shape (batch, {', '.join(map(str, expected))}), "
+                f"got {tuple(pixel_values.shape)}"
             )
 
 
@@ -277,7 +310,8 @@ class EmoSynthNetImageClassifierOutput(ModelOutput):
     """
     Args:
         loss (`Tensor` of shape `()`, with `labels`):
-            In training the configured margin and loss; in evaluation plain cross-entropy of the logits below.
+            In training the configured margin and loss; in evaluation plain cross-entropy of the
+            logits below.
         logits (`Tensor` of shape `(batch_size, num_labels)`):
             Margin-free scores, divided by `config.temperature` in evaluation mode.
         hidden_states (`tuple[Tensor]`, with `output_hidden_states=True`):
@@ -293,7 +327,8 @@ class EmoSynthNetImageClassifierOutput(ModelOutput):
 
 
 class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
-    """EmoSynthNet with its classifier and, in training, its margin and loss: (N, C, m, m) -> logits (N, K)."""
+    """EmoSynthNet with its classifier and, in training, its margin and loss: (N, C, m, m) -> logits
+    (N, K)."""
 
     def __init__(self, config: EmoSynthNetConfig) -> None:
         super().__init__(config)
@@ -306,6 +341,7 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
                 self.emosynthnet.side_branch.out_channels, config.num_labels
             )
         self.training_loss = MarginLoss(
+            config.num_labels,
             config.margin,
             config.loss,
             margin_kwargs=config.margin_kwargs,
@@ -330,7 +366,8 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
             pixel_values (`Tensor` of shape `(batch_size, num_channels, image_size, image_size)`):
                 As [`EmoSynthNetImageProcessor`] makes them.
             labels (`Tensor`, *optional*):
-                Classes `(batch_size,)` as integers, or probabilities `(batch_size, num_labels)` as floats.
+                Classes `(batch_size,)` as integers, or probabilities `(batch_size, num_labels)` as
+                floats.
             output_hidden_states (`bool`, *optional*):
                 Return the outputs of all blocks.
             num_items_in_batch (`int`, *optional*):
@@ -347,13 +384,18 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
             if labels is not None:
                 loss = self.training_loss(logits, labels, num_items_in_batch)
                 if self.auxiliary_classifier is not None:
-                    auxiliary_logits = self.auxiliary_classifier(outputs.side_state.mean(dim=(2, 3)))
-                    auxiliary_loss = self.training_loss(auxiliary_logits, labels, num_items_in_batch)
+                    auxiliary_logits = self.auxiliary_classifier(
+                        outputs.side_state.mean(dim=(2, 3))
+                    )
+                    auxiliary_loss = self.training_loss(
+                        auxiliary_logits, labels, num_items_in_batch
+                    )
                     loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         else:
             logits = logits / self.config.temperature
             if labels is not None:
-                loss = F.cross_entropy(logits.float(), labels)
+                log_probs = F.log_softmax(logits.float(), dim=-1)
+                loss = cross_entropy(log_probs, as_targets(labels, log_probs)).mean()
 
         return EmoSynthNetImageClassifierOutput(
             loss=loss,
