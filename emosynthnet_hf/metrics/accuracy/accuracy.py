@@ -16,7 +16,7 @@ Returns:
 """
 
 
-class Accuracy(evaluate.Metric):
+class Accuracy(evaluate.Metric):  # type: ignore[misc]
     """Accuracy as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -20,7 +20,7 @@ Returns:
 """
 
 
-class ConfusionMatrix(evaluate.Metric):
+class ConfusionMatrix(evaluate.Metric):  # type: ignore[misc]
     """Confusion matrix as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -25,7 +25,7 @@ Returns:
 """
 
 
-class MacroPrecisionRecallF1(evaluate.Metric):
+class MacroPrecisionRecallF1(evaluate.Metric):  # type: ignore[misc]
     """Macro precision, recall and F1 as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -31,7 +31,7 @@ Returns:
 """
 
 
-class RiskCoverageArea(evaluate.Metric):
+class RiskCoverageArea(evaluate.Metric):  # type: ignore[misc]
     """Risk-coverage area as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:
