@@ -1,0 +1,109 @@
+"""Recipes: one YAML file an experiment, read into frozen dataclasses that refuse unknown keys."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emosynthnet_hf.augmentation import Augmentation
+
+CLASS_WEIGHTS = ("none", "inverse_frequency")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Where the pictures come from: the arguments of `emosynthnet_hf.data.load_splits`.
+
+    Attributes:
+        id: Hub data set, or a folder.
+        adapter: label adapter, or None to find it.
+        image_column, label_column: or None to find them.
+    """
+
+    id: str
+    adapter: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+
+@dataclass(frozen=True)
+class TwoScale:
+    """Two-scale training (section 3.3.2).
+
+    Attributes:
+        rescale_factor: by which pixels are multiplied from `switch_epoch` on.
+        switch_epoch: epochs done with the processor's own factor.
+    """
+
+    rescale_factor: float
+    switch_epoch: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment.
+
+    Attributes:
+        data: where the pictures come from.
+        model: `preset`, and any field of `EmoSynthNetConfig`.
+        processor: fields of `EmoSynthNetImageProcessor`; side and channels follow the model.
+        augmentation: ranges of the augmentation.
+        class_weights: `none` or `inverse_frequency` (N / (K * N_k) for class k).
+        two_scale: or None.
+        training: fields of transformers' `TrainingArguments`.
+    """
+
+    data: DataRecipe
+    model: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    class_weights: str = "none"
+    two_scale: TwoScale | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.class_weights not in CLASS_WEIGHTS:
+            allowed = ", ".join(CLASS_WEIGHTS)
+            raise ValueError(f"class_weights must be one of {allowed}, got {self.class_weights!r}")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with overrides such as `training.num_train_epochs=3`, values in YAML.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown key, or a value out of range.
+    """
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for override in overrides:
+        name, separator, value = override.partition("=")
+        if not separator:
+            raise ValueError(f"an override must be section.key=value, got {override!r}")
+        *sections, key = name.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = yaml.safe_load(value)
+    parts: dict[str, type] = {
+        "data": DataRecipe,
+        "augmentation": Augmentation,
+        "two_scale": TwoScale,
+    }
+    for name, part in parts.items():
+        if values.get(name) is not None:
+            values[name] = _build(part, values[name], f"{path.name}: {name}")
+    recipe: Recipe = _build(Recipe, values, path.name)
+    return recipe
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    allowed = [item.name for item in fields(cls)]
+    unknown = [name for name in values if name not in allowed]
+    if unknown:
+        raise ValueError(f"{where} may hold {', '.join(allowed)}, got {', '.join(unknown)}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -1,0 +1,282 @@
+"""Train EmoSynthNet by a recipe: python training/train.py training/recipes/fer2013.yaml
+
+The output folder holds the Trainer's checkpoints, `train.log`, `training_log.json` (a row an
+epoch), `environment.json`, `recipe.yaml`, and at the end `final/`: the best weights by validation
+accuracy in Hub layout, in bfloat16, calibrated, with their validation results. The test split is
+not read here.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
+
+from emosynthnet_hf import (
+    EmoSynthNetConfig,
+    EmoSynthNetForImageClassification,
+    EmoSynthNetImageProcessor,
+)
+from emosynthnet_hf.data import PackedImages, load_splits
+from emosynthnet_hf.evaluation import (
+    calibrate,
+    compute_metrics,
+    evaluate_checkpoint,
+    fingerprint,
+    format_result,
+)
+from recipe import Recipe, load_recipe
+from trainer import ImageTrainer, TwoScaleCallback, has_bfloat16, keep_freed_memory
+
+logger = logging.getLogger("train")
+
+# What every run has in common; a recipe may override it.
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "accuracy",
+    "greater_is_better": True,
+    "remove_unused_columns": False,
+    "logging_steps": 50,
+}
+
+
+def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> Path:
+    """Run a recipe and return the folder `final/`.
+
+    Args:
+        recipe: the experiment.
+        data: Hub id or folder, usually `recipe.data.id`.
+        output: folder of the run.
+        resume: continue from the last checkpoint in `output`, if there is one.
+
+    Raises:
+        ValueError: data or recipe that cannot be used; nothing has been trained then.
+    """
+    splits = load_splits(
+        data,
+        adapter=recipe.data.adapter,
+        image_column=recipe.data.image_column,
+        label_column=recipe.data.label_column,
+    )
+    for needed in ("train", "validation"):
+        if needed not in splits:
+            raise ValueError(f"{data} must have a split {needed}, got {', '.join(splits)}")
+    label_names = splits["train"].features["label"].names
+    config = model_config(recipe, label_names)
+    processor = EmoSynthNetImageProcessor.from_model_config(config, **recipe.processor)
+    packed = {
+        name: PackedImages(splits[name], processor, progress=True)
+        for name in ("train", "validation")
+    }
+    if recipe.class_weights == "inverse_frequency":
+        config.class_weights = inverse_frequency(packed["train"].labels, len(label_names))
+
+    arguments = training_arguments(recipe, output)
+    set_seed(arguments.seed)
+    trainer = ImageTrainer(
+        model=EmoSynthNetForImageClassification(config),
+        processor=processor,
+        augmentation=recipe.augmentation,
+        args=arguments,
+        train_dataset=packed["train"],
+        eval_dataset=packed["validation"],
+        data_collator=PackedImages.collate,
+        compute_metrics=compute_metrics,
+    )
+    if recipe.two_scale is not None:
+        trainer.add_callback(TwoScaleCallback(processor, recipe.two_scale))
+    if trainer.is_world_process_zero():
+        write_json(output / "environment.json", environment(arguments, packed))
+        (output / "recipe.yaml").write_text(yaml.safe_dump(asdict(recipe)), encoding="utf-8")
+
+    checkpoint = get_last_checkpoint(str(output)) if resume else None
+    logger.info("%s", f"resuming from {checkpoint}" if checkpoint else "starting from scratch")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        write_json(output / "training_log.json", epoch_rows(trainer.state.log_history))
+        return finalize(trainer, packed["validation"], data, output / "final")
+    return output / "final"
+
+
+def model_config(recipe: Recipe, label_names: Sequence[str]) -> EmoSynthNetConfig:
+    """The recipe's model, with the data's labels."""
+    values = dict(recipe.model)
+    return EmoSynthNetConfig.from_preset(
+        values.pop("preset", "base"),
+        id2label=dict(enumerate(label_names)),
+        label2id={name: number for number, name in enumerate(label_names)},
+        **values,
+    )
+
+
+def inverse_frequency(labels: torch.Tensor, num_labels: int) -> list[float]:
+    """Class weights N / (K * N_k); 1 on average over the samples, 0 for a class without any."""
+    counts = torch.bincount(labels, minlength=num_labels)
+    weights = len(labels) / (num_labels * counts)
+    return torch.where(counts > 0, weights, 0.0).tolist()
+
+
+def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    """The recipe's arguments on this machine: bfloat16 where it has it, TensorBoard if installed."""
+    bfloat16 = has_bfloat16()
+    device = "GPU" if torch.cuda.is_available() else "CPU"
+    numbers = "bfloat16 autocast" if bfloat16 else "float32"
+    logger.info(
+        "computing in %s, channels_last, on %s, %d threads",
+        numbers,
+        device,
+        torch.get_num_threads(),
+    )
+    machine = {
+        "output_dir": str(output),
+        "bf16": bfloat16,
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": ["tensorboard"] if find_spec("tensorboard") else [],
+    }
+    try:
+        return TrainingArguments(**(TRAINING_DEFAULTS | machine | recipe.training))
+    except TypeError as error:
+        raise ValueError(f"recipe, section training: {error}") from error
+
+
+def finalize(trainer: ImageTrainer, validation: PackedImages, data: str, folder: Path) -> Path:
+    """Best weights -> Hub layout: rounded to bfloat16, then calibrated and evaluated as stored."""
+    best = Path(trainer.state.best_model_checkpoint or trainer.args.output_dir)
+    processor = EmoSynthNetImageProcessor.from_pretrained(best)
+    trainer.accelerator.unwrap_model(trainer.model).to(torch.bfloat16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+    model = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    temperature = calibrate(model, validation, processor)
+    # Stored in bfloat16 to be small, loaded in float32 so that everybody computes the same scores.
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(folder)
+    logger.info("best checkpoint %s, temperature %.4f", best.name, temperature)
+    result = evaluate_checkpoint(folder, data, "validation", flip=True, progress=False)
+    logger.info("%s", format_result(result))
+    return folder
+
+
+def epoch_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The Trainer's log as a row an epoch: mean training loss, learning rate, validation scores."""
+    rows, losses, learning_rate = [], [], None
+    for entry in history:
+        if "loss" in entry:
+            losses.append(entry["loss"])
+            learning_rate = entry.get("learning_rate")
+        elif "eval_loss" in entry:
+            scores = {
+                name.removeprefix("eval_"): value
+                for name, value in entry.items()
+                if name.startswith("eval_")
+            }
+            rows.append(
+                {
+                    "epoch": entry["epoch"],
+                    "step": entry["step"],
+                    "train_loss": sum(losses) / len(losses) if losses else None,
+                    "learning_rate": learning_rate,
+                    "validation": scores,
+                }
+            )
+            losses = []
+    return rows
+
+
+def environment(arguments: TrainingArguments, packed: dict[str, PackedImages]) -> dict[str, Any]:
+    """What a reader needs to judge and repeat the run."""
+    root = Path(__file__).resolve().parent.parent
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    libraries = ("torch", "transformers", "accelerate", "datasets", "numpy")
+    return {
+        "command": ["python", *sys.argv],
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in libraries},
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": torch.cuda.device_count(),
+        "bfloat16": arguments.bf16,
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
+        "data": {
+            name: {"images": len(images), "sha256": fingerprint(images)}
+            for name, images in packed.items()
+        },
+    }
+
+
+def write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def log_to(path: Path) -> None:
+    """Everything that is logged, metrics included, to the terminal and to a file."""
+    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handlers = [logging.StreamHandler(), logging.FileHandler(path, encoding="utf-8")]
+    for handler in handlers:
+        handler.setFormatter(form)
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: see `python training/train.py --help`."""
+    parser = argparse.ArgumentParser(
+        prog="python training/train.py", description="Train by a recipe."
+    )
+    parser.add_argument("recipe", type=Path, help="a file in training/recipes/")
+    parser.add_argument("--data", help="Hub id or folder, instead of the recipe's")
+    parser.add_argument("--output", type=Path, help="default: runs/RECIPE")
+    parser.add_argument("--preset", help="widths: base, small or quarter, instead of the recipe's")
+    parser.add_argument("--resume", action="store_true", help="from the last checkpoint in OUTPUT")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the recipe; may be given again",
+    )
+    options = parser.parse_args(arguments)
+    overrides = list(options.overrides)
+    if options.preset:
+        overrides.append(f"model.preset={options.preset}")
+    output = options.output or Path("runs") / options.recipe.stem
+    try:
+        recipe = load_recipe(options.recipe, overrides)
+        output.mkdir(parents=True, exist_ok=True)
+        log_to(output / "train.log")
+        final = train(recipe, options.data or recipe.data.id, output, resume=options.resume)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\nwritten: {final}")
+    return 0
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    sys.exit(main())
