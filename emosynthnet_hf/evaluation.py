@@ -30,6 +30,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import tqdm
 from torch import Tensor, nn
 
+from . import __version__
 from .data import PackedImages, load_splits, normalize_batch
 from .image_processing_emosynthnet import EmoSynthNetImageProcessor
 from .modeling_emosynthnet import EmoSynthNetForImageClassification
@@ -133,11 +134,16 @@ def predict_logits(
         images: the split, uint8 (N, C, m, m).
         processor: whose normalisation the weights expect.
         batch_size: pictures at a time.
-        device: default the first CUDA device, or else the processor.
+        device: default the first CUDA device, or else the CPU.
         dtype: float32, or bfloat16 for autocast.
         flip: mirror each picture left to right.
         progress: show a progress bar.
+
+    Raises:
+        ValueError: a batch size below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     autocast = (
@@ -204,7 +210,10 @@ def compute_metrics(prediction: Any) -> dict[str, float]:
 
 
 def fingerprint(images: PackedImages) -> str:
-    """SHA-256 over shape, pixels (uint8) and labels (little-endian int64), in the split's order."""
+    """SHA-256 over shape, pixels (uint8) and labels (little-endian int64), in the split's order.
+
+    The pixels are those that the processor packed: another image size gives another fingerprint.
+    """
     digest = hashlib.sha256(repr(tuple(images.pixels.shape)).encode())
     digest.update(images.pixels.contiguous().numpy().data)
     digest.update(images.labels.numpy().astype("<i8").tobytes())
@@ -233,7 +242,7 @@ def evaluate_checkpoint(
         adapter: of the data set's labels, as `load_splits` takes it.
         flip: score flip averaging as well.
         batch_size: pictures at a time.
-        device: default the first CUDA device, or else the processor.
+        device: default the first CUDA device, or else the CPU.
         dtype: `float32`, or `bfloat16` for autocast.
         output: file to write; by default `<checkpoint>/results/<dataset>-<split>.json`, and for a
             Hub id `results/<dataset>-<split>.json` in the current folder.
@@ -300,7 +309,7 @@ def evaluate_checkpoint(
         num_threads=torch.get_num_threads(),
         seconds=round(seconds, 3),
         images_per_second=round(len(labels) / seconds, 1),
-        versions={"python": platform.python_version()}
+        versions={"python": platform.python_version(), "emosynthnet-hf": __version__}
         | {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
         command=shlex.join(command),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -377,6 +377,8 @@ def test_a_checkpoint_must_exist(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_errors_of_the_data(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"split must be one of .*validation.*, got 'dev'"):
         evaluate_checkpoint(checkpoint, data, "dev", progress=False)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate_checkpoint(checkpoint, data, batch_size=0, progress=False)
     with pytest.raises(ValueError, match="adapter must be one of"):
         evaluate_checkpoint(checkpoint, data, adapter="unknown", progress=False)
     (tmp_path / "empty").mkdir()
