@@ -1,0 +1,42 @@
+# Each target sets itself up: nothing but Python 3.10 or later is needed.
+PYTHON ?= python3
+PORT ?= 7860
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: test lint format test-data test-browser demo clean
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Needs the data sets in ../shared/data.
+test-data: $(STAMP)
+	$(BIN)/python -m pytest -m data
+
+test-browser: $(STAMP)
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \
+		&& apt-get install -y -qq chromium; } \
+		|| { echo "test-browser needs Chromium as 'chromium' on the PATH"; exit 1; }
+	$(BIN)/python -m pytest -m browser
+
+demo: $(STAMP)
+	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python space/app.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,demo,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
