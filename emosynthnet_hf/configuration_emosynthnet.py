@@ -190,7 +190,7 @@ class EmoSynthNetConfig(PreTrainedConfig):
             raise ValueError("learnable_epsilon needs a margin with an epsilon, got margin 'none'")
 
     def validate_classes(self) -> None:
-        if self.num_labels < 2:
+        if self.num_labels is None or self.num_labels < 2:
             raise ValueError(f"num_labels must be at least 2, got {self.num_labels}")
         weights = self.class_weights
         if weights is not None and not (

@@ -6,7 +6,7 @@ input in pixels; shapes in comments are (channels, height, width) at the thesis'
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -170,7 +170,7 @@ class EmoSynthNetPreTrainedModel(PreTrainedModel):
     config: EmoSynthNetConfig
     base_model_prefix = "emosynthnet"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["EmoSynthNetBlock", "EmoSynthNetAuxiliaryModule"]
 
@@ -260,7 +260,7 @@ class EmoSynthNetModel(EmoSynthNetPreTrainedModel):
             ValueError: another shape.
         """
         self._check_shape(pixel_values)
-        pixel_values = pixel_values.to(self.block1.convs[0].conv.weight.dtype)
+        pixel_values = pixel_values.to(self.dtype)
         block1 = self.block1(pixel_values)  # (64, m/2, m/2)
         block2 = self.block2(block1)  # (128, m/4, m/4)
         block3 = self.block3(block2)  # (256, m/8, m/8)
@@ -327,21 +327,24 @@ class EmoSynthNetImageClassifierOutput(ModelOutput):
 
 
 class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
-    """EmoSynthNet with its classifier and, in training, its margin and loss: (N, C, m, m) -> logits
-    (N, K)."""
+    """EmoSynthNet with its classifier and, in training, its margin and loss.
+
+    (N, C, m, m) -> logits (N, K).
+    """
 
     def __init__(self, config: EmoSynthNetConfig) -> None:
         super().__init__(config)
+        num_labels = cast(int, config.num_labels)  # validated
         self.emosynthnet = EmoSynthNetModel(config)
         self.dropout = nn.Dropout(config.dense_dropout)
-        self.classifier = EmoSynthNetClassifier(config.dense_widths[-1], config.num_labels)
+        self.classifier = EmoSynthNetClassifier(config.dense_widths[-1], num_labels)
         self.auxiliary_classifier = None
         if config.auxiliary_loss_weight > 0:
             self.auxiliary_classifier = EmoSynthNetClassifier(
-                self.emosynthnet.side_branch.out_channels, config.num_labels
+                self.emosynthnet.side_branch.out_channels, num_labels
             )
         self.training_loss = MarginLoss(
-            config.num_labels,
+            num_labels,
             config.margin,
             config.loss,
             margin_kwargs=config.margin_kwargs,

@@ -1,7 +1,6 @@
 """Explanations against hand-worked numbers, closed forms, captum and planted patches."""
 
 import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -171,7 +170,7 @@ def test_a_batch_is_its_pictures() -> None:
 
 # A network that passes the picture on, cell by cell: its maps are the pooled picture itself.
 @pytest.fixture
-def passing() -> Iterator[EmoSynthNetForImageClassification]:
+def passing() -> EmoSynthNetForImageClassification:
     model = emosynthnet(image_size=64)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -189,7 +188,7 @@ def passing() -> Iterator[EmoSynthNetForImageClassification]:
                     module.weight[:, :, centre, centre] = 1 / inputs
             elif isinstance(module, nn.Linear):
                 module.weight.fill_(1 / module.in_features)
-    yield model
+    return model
 
 
 @pytest.mark.parametrize("layer", LAYERS)

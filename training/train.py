@@ -134,7 +134,7 @@ def inverse_frequency(labels: torch.Tensor, num_labels: int) -> list[float]:
 
 
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
-    """The recipe's arguments on this machine: bfloat16 where it has it, TensorBoard if installed."""
+    """The recipe's arguments on this machine: bfloat16 and TensorBoard where they are there."""
     bfloat16 = has_bfloat16()
     device = "GPU" if torch.cuda.is_available() else "CPU"
     numbers = "bfloat16 autocast" if bfloat16 else "float32"
@@ -158,7 +158,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
 
 def finalize(trainer: ImageTrainer, validation: PackedImages, data: str, folder: Path) -> Path:
     """Best weights -> Hub layout: rounded to bfloat16, then calibrated and evaluated as stored."""
-    best = Path(trainer.state.best_model_checkpoint or trainer.args.output_dir)
+    best = Path(str(trainer.state.best_model_checkpoint))
     processor = EmoSynthNetImageProcessor.from_pretrained(best)
     trainer.accelerator.unwrap_model(trainer.model).to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -234,7 +234,10 @@ def write_json(path: Path, values: Any) -> None:
 def log_to(path: Path) -> None:
     """Everything that is logged, metrics included, to the terminal and to a file."""
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handlers = [logging.StreamHandler(), logging.FileHandler(path, encoding="utf-8")]
+    handlers: list[logging.Handler] = [
+        logging.StreamHandler(),
+        logging.FileHandler(path, encoding="utf-8"),
+    ]
     for handler in handlers:
         handler.setFormatter(form)
     logging.basicConfig(level=logging.INFO, handlers=handlers)

@@ -1,4 +1,4 @@
-"""transformers' Trainer on packed pictures: augmentation and normalisation on the training device."""
+"""transformers' Trainer on packed pictures, augmented and normalised on the training device."""
 
 import os
 import platform
@@ -65,7 +65,7 @@ class ImageTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
         pixels = inputs["pixel_values"]
-        if self.model.training:
+        if self.model is not None and self.model.training:
             pixels = augment(pixels.float() / 255, self.augmentation) * 255
         pixel_values = normalize_batch(pixels, self.processor)
         inputs["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)

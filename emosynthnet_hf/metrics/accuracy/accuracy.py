@@ -16,7 +16,7 @@ Returns:
 """
 
 
-class Accuracy(evaluate.Metric):  # type: ignore[misc]
+class Accuracy(evaluate.Metric):
     """Accuracy as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -16,7 +16,7 @@ Returns:
 """
 
 
-class BalancedAccuracy(evaluate.Metric):  # type: ignore[misc]
+class BalancedAccuracy(evaluate.Metric):
     """Balanced accuracy as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -20,7 +20,7 @@ Returns:
 """
 
 
-class ConfusionMatrix(evaluate.Metric):  # type: ignore[misc]
+class ConfusionMatrix(evaluate.Metric):
     """Confusion matrix as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -27,7 +27,7 @@ Returns:
 """
 
 
-class ExpectedCalibrationError(evaluate.Metric):  # type: ignore[misc]
+class ExpectedCalibrationError(evaluate.Metric):
     """Expected calibration error as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

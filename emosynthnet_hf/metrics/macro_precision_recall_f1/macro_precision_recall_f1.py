@@ -25,7 +25,7 @@ Returns:
 """
 
 
-class MacroPrecisionRecallF1(evaluate.Metric):  # type: ignore[misc]
+class MacroPrecisionRecallF1(evaluate.Metric):
     """Macro precision, recall and F1 as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

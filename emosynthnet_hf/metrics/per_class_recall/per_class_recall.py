@@ -22,7 +22,7 @@ Returns:
 """
 
 
-class PerClassRecall(evaluate.Metric):  # type: ignore[misc]
+class PerClassRecall(evaluate.Metric):
     """Per-class recall as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

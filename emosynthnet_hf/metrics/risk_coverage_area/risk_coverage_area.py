@@ -31,7 +31,7 @@ Returns:
 """
 
 
-class RiskCoverageArea(evaluate.Metric):  # type: ignore[misc]
+class RiskCoverageArea(evaluate.Metric):
     """Risk-coverage area as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:

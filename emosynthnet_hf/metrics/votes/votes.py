@@ -24,7 +24,7 @@ Returns:
 """
 
 
-class Votes(evaluate.Metric):  # type: ignore[misc]
+class Votes(evaluate.Metric):
     """Accuracy and KL against votes as an `evaluate` module."""
 
     def _info(self) -> evaluate.MetricInfo:
