@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,19 +39,26 @@ class EmoSynthNetCollator:
 
         Raises:
             KeyError: a row lacks a column.
+            ValueError: a picture that cannot be read, or labels of another kind.
         """
-        for column in (self.image_column, self.label_column):
-            if column not in rows[0]:
-                raise KeyError(
-                    f"rows must have a column {column!r}, got {', '.join(rows[0])}; "
-                    f"the Trainer drops columns unless remove_unused_columns=False"
-                )
+        for row in rows:
+            for column in (self.image_column, self.label_column):
+                if column not in row:
+                    raise KeyError(
+                        f"rows must have a column {column!r}, got {', '.join(row)}; "
+                        f"the Trainer drops columns unless remove_unused_columns=False"
+                    )
         images = [row[self.image_column] for row in rows]
-        labels = torch.as_tensor([row[self.label_column] for row in rows])
-        return {
-            "pixel_values": self.processor(images, return_tensors="pt")["pixel_values"],
-            "labels": labels.float() if labels.is_floating_point() else labels.long(),
-        }
+        pixel_values = self.processor(images, return_tensors="pt")["pixel_values"]
+        labels = np.asarray([row[self.label_column] for row in rows])
+        if labels.ndim == 1 and labels.dtype.kind in "iu":
+            return {"pixel_values": pixel_values, "labels": torch.from_numpy(labels).long()}
+        if labels.ndim == 2 and labels.dtype.kind in "iuf":
+            return {"pixel_values": pixel_values, "labels": torch.from_numpy(labels).float()}
+        raise ValueError(
+            f"labels must be integer classes or K probabilities, got {labels.dtype} of shape "
+            f"{labels.shape}, such as {rows[0][self.label_column]!r}"
+        )
 
 
 __all__ = ["EmoSynthNetCollator"]

@@ -2,18 +2,20 @@
 
 `load_splits` reads a Hub data set, a local folder in Hub layout or a folder of pictures and gives
 every split the columns `image` and `label`, the labels in one canonical order. `PackedImages`
-decodes a split once, so that an epoch costs no per-picture Python. Reading data needs the extra:
-pip install "emosynthnet-hf[train]".
+decodes a split once, so that an epoch costs no per-picture Python. Both find what is wrong with the
+data before a training starts. Reading data needs the extra: pip install "emosynthnet-hf[train]".
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .image_processing_emosynthnet import EmoSynthNetImageProcessor
@@ -25,15 +27,29 @@ logger = logging.getLogger(__name__)
 
 # FER-2013's own order, which every checkpoint of expressions uses.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "expression", "emotion")
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "publictest"),
     "test": ("test", "testing", "privatetest"),
 }
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+HUB_ID = r"\w[\w.-]*(/\w[\w.-]*)?"
+OWN = "own"
 MOST_ERRORS = 10
 
 
@@ -43,7 +59,7 @@ class LabelAdapter:
 
     Attributes:
         name: of the adapter, as recipes give it.
-        names: canonical name of each label as the data set writes it, in the data set's order.
+        names: canonical name of each label as the data set writes it, its own spelling first.
         label_names: canonical names in canonical order.
     """
 
@@ -51,19 +67,30 @@ class LabelAdapter:
     names: Mapping[str, str]
     label_names: tuple[str, ...] = EXPRESSIONS
 
+    def __contains__(self, label: object) -> bool:
+        return self._spelling(label) in self.names
+
     def encode(self, label: int | str) -> int:
-        """A label as the data set writes it -> its place in `label_names`.
+        """A label as the data set writes it, in capitals or not -> its place in `label_names`.
 
         Raises:
             KeyError: the data set does not know the label.
         """
-        return self.label_names.index(self.names[str(label).strip().lower()])
+        if label not in self:
+            raise KeyError(
+                f"the adapter {self.name!r} knows {', '.join(self.names)}, got {label!r}"
+            )
+        return self.label_names.index(self.names[self._spelling(label)])
 
     def decode(self, index: int) -> str:
         """A place in `label_names` -> the label as the data set writes it: the first, where several
         were merged."""
         name = self.label_names[index]
         return next(label for label, canonical in self.names.items() if canonical == name)
+
+    def _spelling(self, label: object) -> str:
+        written = str(label).strip()
+        return written if written in self.names else written.lower()
 
 
 _WORDS = {
@@ -76,46 +103,58 @@ _WORDS = {
     "surprised": "surprise",
 }
 
+
+def _numbered(names: Sequence[str], first: int = 0) -> dict[str, str]:
+    return {str(number): name for number, name in enumerate(names, first)}
+
+
+# Copies of one data set write its labels as numbers or as names: an adapter knows both.
 ADAPTERS = {
     adapter.name: adapter
     for adapter in (
         LabelAdapter("expressions", _WORDS),
-        # FER-2013 (Goodfellow et al., 2013): integers 0 to 6.
-        LabelAdapter("fer2013", {str(number): name for number, name in enumerate(EXPRESSIONS)}),
-        # RAF-DB (Li et al., 2017): integers 1 to 7.
+        # FER-2013 (Goodfellow et al., 2013): 0 to 6.
+        LabelAdapter("fer2013", _numbered(EXPRESSIONS) | _WORDS),
+        # FER+ (Barsoum et al., 2016): the first seven of its ten columns of votes. The others are
+        # contempt, unknown and not a face.
+        LabelAdapter(
+            "ferplus",
+            _numbered(("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear")) | _WORDS,
+        ),
+        # RAF-DB (Li et al., 2017): 1 to 7.
         LabelAdapter(
             "rafdb",
-            {
-                "1": "surprise",
-                "2": "fear",
-                "3": "disgust",
-                "4": "happy",
-                "5": "sad",
-                "6": "angry",
-                "7": "neutral",
-            },
+            _numbered(("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"), first=1)
+            | _WORDS,
         ),
         # CK+ (Lucey et al., 2010); the thesis merges contempt into neutral (chapter 5).
         LabelAdapter(
-            "ckplus",
-            {
-                "anger": "angry",
-                "disgust": "disgust",
-                "fear": "fear",
-                "happy": "happy",
-                "sadness": "sad",
-                "surprise": "surprise",
-                "neutral": "neutral",
-                "contempt": "neutral",
-            },
+            "ckplus", {"anger": "angry", "sadness": "sad"} | _WORDS | {"contempt": "neutral"}
         ),
+        LabelAdapter("cifar10", _numbered(CIFAR10) | {name: name for name in CIFAR10}, CIFAR10),
     )
 }
 
 
 def own_labels(names: Sequence[str]) -> LabelAdapter:
     """The adapter of a data set whose own names and order are kept."""
-    return LabelAdapter("own", {name.strip().lower(): name for name in names}, tuple(names))
+    return LabelAdapter(OWN, {name.strip(): name for name in names}, tuple(names))
+
+
+def expression_votes(votes: ArrayLike) -> NDArray[Any]:
+    """FER+ votes (n, 10) -> votes (n, 7) in the order of `EXPRESSIONS`.
+
+    Votes for contempt, unknown and not a face are left out.
+
+    Raises:
+        ValueError: another shape.
+    """
+    counts = np.asarray(votes)
+    if counts.ndim != 2 or counts.shape[1] != 10:
+        raise ValueError(f"FER+ votes must have shape (n, 10), got {counts.shape}")
+    # What FER+ writes for an expression is the number of its column.
+    columns = [int(ADAPTERS["ferplus"].decode(place)) for place in range(len(EXPRESSIONS))]
+    return counts[:, columns]
 
 
 def load_splits(
@@ -124,168 +163,297 @@ def load_splits(
     adapter: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    splits: Sequence[str] | None = None,
+    config_name: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> dict[str, "Dataset"]:
     """Splits `train`, `validation` and `test`, as far as they are there, with canonical labels.
 
     Where there is a train split and no validation split, one is cut from train, stratified by
-    label.
+    label; the log says so.
 
     Args:
         data: Hub id; or a folder in Hub layout (parquet files); or a folder of pictures, one
             sub-folder a class, with or without split folders above them.
-        adapter: a name in `ADAPTERS`. By default the one named like the data set, or `expressions`
-            when all its names are expressions, or else the data set's own names and order.
+        adapter: a name in `ADAPTERS`, or `own` for the data set's own names and order. By default
+            the adapter named like the data set, or `expressions` when all its names are
+            expressions, or else `own`.
         image_column, label_column: by default the first of `IMAGE_COLUMNS` and `LABEL_COLUMNS` that
             is there.
+        splits: the ones to check and return; by default all.
+        config_name: of a Hub data set that has several, such as SVHN's `cropped_digits`.
         validation_fraction: of train, in (0, 1), for a validation split that is cut.
         seed: of that cut.
 
     Returns:
-        Data sets with an `image` column, a `label` column (ClassLabel with the canonical names) and
-        what other columns there are.
+        Data sets with an `image` column, a `label` column (ClassLabel with the canonical names), a
+        column `origin` that says where the picture is, and what other columns there are.
 
     Raises:
         ImportError: the extra `train` is not installed.
-        FileNotFoundError: no such folder or Hub data set.
-        ValueError: a missing column, an unknown label (split, row and column are named), an empty
-            split, an unknown adapter.
+        FileNotFoundError: no such folder or Hub data set, or nothing in it.
+        ValueError: a missing column, unknown labels (up to ten are named with file, row and
+            column), an empty split, an unknown adapter or split.
     """
-    raw = _read(data)
-    splits = {_split_name(name): split for name, split in raw.items()}
-    loaded = {
-        name: _canonical(
-            split, f"{data}, split {name}", Path(data).name, adapter, image_column, label_column
-        )
-        for name, split in splits.items()
+    if not 0.0 < validation_fraction < 1.0:
+        raise ValueError(f"validation_fraction must be in (0, 1), got {validation_fraction}")
+    read = _read(data, config_name)
+    cut = "train" in read and "validation" not in read
+    there = [*read, "validation"] if cut else list(read)
+    wanted = there if splits is None else list(splits)
+    for name in wanted:
+        if name not in there:
+            raise ValueError(f"split must be one of {', '.join(there)}, got {name!r}")
+    # Train decides which labels there are.
+    parts = {
+        name: _part(f"{data}, split {name}", split, origins, image_column, label_column)
+        for name, (split, origins) in read.items()
+        if name in (*wanted, "train")
     }
-    if "train" in loaded and "validation" not in loaded:
-        cut = loaded["train"].train_test_split(
-            validation_fraction, seed=seed, stratify_by_column="label"
-        )
-        loaded |= {"train": cut["train"], "validation": cut["test"]}
+    labels = _choose_adapter(data, adapter, parts)
+    loaded = {
+        name: _canonical(part, labels)
+        for name, part in parts.items()
+        if name in wanted or (cut and "validation" in wanted)
+    }
+    if cut and "train" in loaded:
+        rows = _stratified(np.asarray(loaded["train"]["label"][:]), validation_fraction, seed)
         logger.warning(
             "%s has no validation split: took %d of its %d training pictures for one (seed %d)",
             data,
-            len(cut["test"]),
-            len(cut["train"]) + len(cut["test"]),
+            rows.sum(),
+            len(rows),
             seed,
         )
-    return loaded
+        loaded["validation"] = loaded["train"].select(np.flatnonzero(rows))
+        loaded["train"] = loaded["train"].select(np.flatnonzero(~rows))
+    return {name: loaded[name] for name in wanted}
 
 
-def _read(data: str | Path) -> Mapping[str, "Dataset"]:
+@dataclass(frozen=True)
+class _Part:
+    """One split as it was read.
+
+    Attributes:
+        split: its rows.
+        image_column, label_column: names of its columns.
+        origins: file and row of each row.
+        labels: each row's label as the data set writes it; None where it has none.
+        declared: names that the data set declares for its labels.
+    """
+
+    split: "Dataset"
+    image_column: str
+    label_column: str
+    origins: list[str]
+    labels: list[str | None]
+    declared: list[str] | None
+
+
+def _read(data: str | Path, config_name: str | None) -> dict[str, tuple["Dataset", list[str]]]:
+    """Split by canonical name, and the file and row of each of its rows."""
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset, load_dataset_builder
     except ImportError as error:
         raise ImportError('reading data sets needs: pip install "emosynthnet-hf[train]"') from error
 
-    folder = Path(data)
-    if folder.is_dir():
-        pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in folder.rglob("*"))
-        tables = any(folder.rglob("*.parquet"))
-        if not pictures and not tables:
-            raise FileNotFoundError(f"{data} holds neither pictures nor parquet files")
-        splits = (
-            load_dataset(str(folder))
-            if tables
-            else load_dataset("imagefolder", data_dir=str(folder))
-        )
-    else:
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or folder.is_absolute() or not re.fullmatch(HUB_ID, str(data)):
+            raise FileNotFoundError(
+                f"data must be a folder or the id of a Hub data set, got {data}"
+            )
         # The Hub's own errors, for a name that is no data set, say what was looked for.
-        splits = load_dataset(str(data))
-    return dict(splits)
-
-
-def _split_name(name: str) -> str:
-    for canonical, aliases in SPLIT_NAMES.items():
-        if name.lower() in aliases:
-            return canonical
-    return name
-
-
-def _canonical(
-    split: "Dataset",
-    where: str,
-    data_name: str,
-    adapter_name: str | None,
-    image_column: str | None,
-    label_column: str | None,
-) -> "Dataset":
-    from datasets import ClassLabel, Image
-
-    if not len(split):
-        raise ValueError(f"{where}: no rows, at least 1 is needed")
-    image_column = _column(split, where, "image", image_column, IMAGE_COLUMNS)
-    label_column = _column(split, where, "label", label_column, LABEL_COLUMNS)
-    adapter, written = _written_labels(split, label_column, data_name, adapter_name)
-
-    unknown = [
-        row for row, label in enumerate(written) if label.strip().lower() not in adapter.names
-    ]
-    if unknown:
-        listed = ", ".join(f"row {row}: {written[row]!r}" for row in unknown[:MOST_ERRORS])
-        raise ValueError(
-            f"{where}, column {label_column!r}: {len(unknown)} unknown labels ({listed}); "
-            f"the adapter {adapter.name!r} knows {', '.join(adapter.names)}"
-        )
-    encoded = [adapter.encode(label) for label in written]
-    names = {image_column: "image"} if image_column != "image" else {}
-    return (
-        split.remove_columns([label_column])
-        .rename_columns(names)
-        .add_column("label", encoded)
-        .cast_column("label", ClassLabel(names=list(adapter.label_names)))
-        .cast_column("image", Image())
+        found = load_dataset(str(data), config_name)
+        files: Mapping[str, Sequence[str]] = {}
+    elif any(folder.rglob("*.parquet")):
+        found = load_dataset(str(folder), config_name)
+        files = load_dataset_builder(str(folder), config_name).config.data_files
+    else:
+        return _canonical_names(data, _read_pictures(folder))
+    return _canonical_names(
+        data,
+        {
+            name: (split, _origins(f"{data}, split {name}", len(split), files.get(name, ())))
+            for name, split in found.items()
+        },
     )
 
 
+def _origins(where: str, num_rows: int, files: Sequence[str]) -> list[str]:
+    """File and row of each row of a split that is stored in parquet files, one after the other, or
+    else its row in the split."""
+    from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
+
+    if not files or not all(file.endswith(".parquet") for file in files):
+        return [f"{where}, row {row}" for row in range(num_rows)]
+    return [f"{file}, row {row}" for file in files for row in range(read_metadata(file).num_rows)]
+
+
+def _read_pictures(folder: Path) -> dict[str, tuple["Dataset", list[str]]]:
+    from datasets import Dataset
+
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} holds neither parquet files nor pictures ({', '.join(PICTURE_SUFFIXES)})"
+        )
+    top = sorted({path.relative_to(folder).parts[0] for path in files})
+    are_splits = [_split_name(name) in SPLIT_NAMES for name in top]
+    if any(are_splits) and not all(are_splits):
+        raise ValueError(
+            f"the sub-folders of {folder} must be either splits or classes, got {', '.join(top)}"
+        )
+    roots = {name: folder / name for name in top} if all(are_splits) else {"train": folder}
+    read = {}
+    for name, root in roots.items():
+        inside = [path for path in files if path.is_relative_to(root)]
+        # <class>/<picture>, or deeper
+        parts = [path.relative_to(root).parts for path in inside]
+        rows = {
+            "image": [str(path) for path in inside],
+            "label": [part[0] if len(part) > 1 else None for part in parts],
+        }
+        read[name] = (Dataset.from_dict(rows), [str(path) for path in inside])
+    return read
+
+
+def _split_name(name: str) -> str:
+    plain = name.lower().replace("_", "").replace("-", "")
+    return next((split for split, aliases in SPLIT_NAMES.items() if plain in aliases), name)
+
+
+def _canonical_names(
+    data: str | Path, splits: Mapping[str, tuple["Dataset", list[str]]]
+) -> dict[str, tuple["Dataset", list[str]]]:
+    names: dict[str, str] = {}
+    for name in splits:
+        canonical = _split_name(name)
+        if canonical in names:
+            raise ValueError(
+                f"{data}: at most one split may be {canonical}, got {names[canonical]} and {name}"
+            )
+        names[canonical] = name
+    return {canonical: splits[name] for canonical, name in names.items()}
+
+
+def _part(
+    where: str,
+    split: "Dataset",
+    origins: list[str],
+    image_column: str | None,
+    label_column: str | None,
+) -> _Part:
+    if not len(split):
+        raise ValueError(f"{where}: no rows, at least 1 is needed")
+    image_column = _column(where, split, "image", image_column, IMAGE_COLUMNS)
+    label_column = _column(where, split, "label", label_column, LABEL_COLUMNS)
+    declared = getattr(split.features[label_column], "names", None)
+    labels = [
+        None if value is None else _written(value, declared) for value in split[label_column][:]
+    ]
+    return _Part(split, image_column, label_column, origins, labels, declared)
+
+
+def _written(value: Any, declared: list[str] | None) -> str:
+    if declared is None:
+        return str(value)
+    return declared[value] if 0 <= value < len(declared) else f"{value} of {len(declared)} names"
+
+
 def _column(
-    split: "Dataset", where: str, kind: str, given: str | None, usual: Sequence[str]
+    where: str, split: "Dataset", kind: str, given: str | None, usual: Sequence[str]
 ) -> str:
-    for name in [given] if given else usual:
-        if name in split.column_names:
-            return name
+    for column in [given] if given else usual:
+        if column in split.column_names:
+            return column
     wanted = repr(given) if given else " or ".join(map(repr, usual))
     raise ValueError(
         f"{where}: no {kind} column {wanted}, the columns are {', '.join(split.column_names)}"
     )
 
 
-def _written_labels(
-    split: "Dataset", column: str, data_name: str, adapter_name: str | None
-) -> tuple[LabelAdapter, list[str]]:
-    """The adapter, and each row's label as the data set writes it."""
-    values = split[column][:]
-    names = getattr(split.features[column], "names", None)
-    written = [str(value) if names is None or value is None else names[value] for value in values]
-    if adapter_name is None and data_name in ADAPTERS:
-        adapter_name = data_name
-    if adapter_name is not None:
-        if adapter_name not in ADAPTERS:
-            raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {adapter_name!r}")
-        adapter = ADAPTERS[adapter_name]
-        # A data set with names may still be listed by number in its adapter, as FER-2013 copies
-        # are.
-        if names is not None and not all(name.strip().lower() in adapter.names for name in names):
-            by_words = ADAPTERS["expressions"]
-            if all(name.strip().lower() in by_words.names for name in names):
-                return by_words, written
-        return adapter, written
-    if names is None:
-        names = sorted(
-            set(written),
-            key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name),
+def _choose_adapter(
+    data: str | Path, given: str | None, parts: Mapping[str, _Part]
+) -> LabelAdapter:
+    if given is not None and given not in (*ADAPTERS, OWN):
+        raise ValueError(f"adapter must be one of {', '.join((*ADAPTERS, OWN))}, got {given!r}")
+    # What is not in train cannot be learnt: a name that only another split has is a mistake.
+    known = [parts["train"]] if "train" in parts else list(parts.values())
+    names = known[0].declared or sorted(
+        {label for part in known for label in part.labels if label is not None},
+        key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name),
+    )
+    data_name = Path(data).expanduser().resolve().name.lower().replace("-", "").replace("_", "")
+    if given is None and data_name in ADAPTERS:
+        given = data_name
+    elif given is None:
+        given = "expressions" if all(name.strip().lower() in _WORDS for name in names) else OWN
+    adapter = own_labels(names) if given == OWN else ADAPTERS[given]
+    logger.info(
+        "%s: labels by the adapter %s: %s", data, adapter.name, ", ".join(adapter.label_names)
+    )
+    return adapter
+
+
+def _stratified(labels: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows to take so that each label gives `fraction` of its rows, but at least one and
+    never its last."""
+    generator = np.random.default_rng(seed)
+    taken = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
+        taken[generator.permutation(rows)[:count]] = True
+    if not taken.any():
+        raise ValueError(
+            f"a validation split needs at least two pictures of a class, got {len(labels)} "
+            f"pictures of as many classes"
         )
-    if all(name.strip().lower() in _WORDS for name in names):
-        return ADAPTERS["expressions"], written
-    return own_labels(names), written
+    return taken
+
+
+def _canonical(part: _Part, adapter: LabelAdapter) -> "Dataset":
+    from datasets import ClassLabel, Image, Value
+
+    encoded, unknown = [], []
+    for origin, label in zip(part.origins, part.labels, strict=True):
+        if label is None or label not in adapter:
+            unknown.append(f"{origin}, column {part.label_column!r}: {label!r}")
+        else:
+            encoded.append(adapter.encode(label))
+    if unknown:
+        raise ValueError(
+            f"{_listed('unknown labels', unknown, len(part.labels))}\n"
+            f"the adapter {adapter.name!r} knows {', '.join(adapter.names)}"
+        )
+    replaced = {part.label_column, "label", "image", "origin"} - {part.image_column}
+    split = part.split.remove_columns(
+        [name for name in part.split.column_names if name in replaced]
+    )
+    if part.image_column != "image":
+        split = split.rename_column(part.image_column, "image")
+    origins = [f"{origin}, column {part.image_column!r}" for origin in part.origins]
+    return (
+        split.add_column("label", encoded, feature=ClassLabel(names=list(adapter.label_names)))
+        .add_column("origin", origins, feature=Value("string"))
+        .cast_column("image", Image())
+    )
+
+
+def _listed(what: str, errors: Sequence[str], out_of: int) -> str:
+    shown = "\n  ".join(errors[:MOST_ERRORS])
+    more = f"\n  and {len(errors) - MOST_ERRORS} more" if len(errors) > MOST_ERRORS else ""
+    return f"{len(errors)} {what} in {out_of} rows:\n  {shown}{more}"
 
 
 class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """One split, decoded: `pixels` uint8 (n, C, m, m), `labels` int64 (n,), and numeric columns as
-    arrays.
+    """One split, decoded and held in memory.
 
     Indexing gives uint8 pixel values; `normalize_batch` makes of them what the processor would have
     given. As a data set of transformers' Trainer it takes `data_collator=PackedImages.collate`.
@@ -295,6 +463,13 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         processor: whose grey or RGB conversion, resizing and padding are used.
         progress: show a progress bar.
 
+    Attributes:
+        pixels: uint8 (n, C, m, m).
+        labels: int64 (n,).
+        label_names: names of the labels in their order.
+        columns: the split's other columns of numbers or strings, each an array of n rows: `origin`,
+            and FER+'s `votes` (n, 10), say.
+
     Raises:
         ValueError: pictures that cannot be read; up to ten are named with file, row and column.
     """
@@ -303,35 +478,28 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         self, split: "Dataset", processor: EmoSynthNetImageProcessor, *, progress: bool = False
     ) -> None:
         from datasets import Image
-        from huggingface_hub.utils import tqdm
+        from huggingface_hub.utils.tqdm import tqdm
 
-        pixels, errors = [], []
-        rows = tqdm(
-            split.cast_column("image", Image(decode=False))["image"],
-            disable=not progress,
-            unit="image",
-        )
-        for row, stored in enumerate(rows):
+        stored = split.select_columns(["image", "origin"]).cast_column("image", Image(decode=False))
+        pixels: list[Tensor] = []
+        errors: list[str] = []
+        rows = tqdm(stored, disable=not progress, unit="image")  # type: ignore[no-untyped-call]
+        for row in rows:
             try:
-                encoded = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
-                packed = processor(
-                    encoded, do_rescale=False, do_normalize=False, return_tensors="pt"
-                )
-                pixels.append(packed["pixel_values"][0])
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow's, for broken files
-                errors.append(f"row {row}, column 'image', file {stored['path']}: {error}")
+                pixels.append(_decode(row["image"], processor))
+                if pixels[-1].shape != pixels[0].shape:
+                    raise ValueError(
+                        f"without resizing, all pictures must have one size, "
+                        f"got {tuple(pixels[-1].shape)} after {tuple(pixels[0].shape)}"
+                    )
+            except (OSError, ValueError) as error:
+                errors.append(f"{row['origin']}: {error}")
         if errors:
-            listed = "\n  ".join(errors[:MOST_ERRORS])
-            raise ValueError(f"{len(errors)} of {len(split)} pictures cannot be read:\n  {listed}")
+            raise ValueError(_listed("pictures cannot be used", errors, len(split)))
         self.pixels = torch.stack(pixels)
         self.labels = torch.tensor(split["label"][:])
         self.label_names: list[str] = split.features["label"].names
-        self.columns = {
-            name: values
-            for name in split.column_names
-            if name not in ("image", "label")
-            and (values := np.asarray(split[name][:])).dtype.kind in "iuf"
-        }
+        self.columns = _plain_columns(split)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -350,22 +518,46 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         return batch
 
 
-def normalize_batch(
-    pixels: Tensor, processor: EmoSynthNetImageProcessor, *, rescale_factor: float | None = None
-) -> Tensor:
+def _decode(stored: Mapping[str, Any] | None, processor: EmoSynthNetImageProcessor) -> Tensor:
+    """A picture as `datasets` stores it -> uint8 (C, m, m)."""
+    if stored is None:
+        raise ValueError("no picture")
+    source: Any = Path(stored["path"]) if stored["bytes"] is None else stored["bytes"]
+    output = processor(source, do_rescale=False, do_normalize=False, return_tensors="pt")
+    pixels: Tensor = output["pixel_values"][0]
+    return pixels
+
+
+def _plain_columns(split: "Dataset") -> dict[str, NDArray[Any]]:
+    from datasets import ClassLabel, Value
+
+    columns = {}
+    for name in split.column_names:
+        kind = split.features[name]
+        # A list of numbers, votes say, has the numbers' kind inside.
+        if name != "label" and isinstance(getattr(kind, "feature", kind), ClassLabel | Value):
+            try:
+                values = np.asarray(split[name][:])
+            except ValueError:  # lists of different lengths
+                continue
+            if values.dtype.kind in "biufU":
+                columns[name] = values
+    return columns
+
+
+def normalize_batch(pixels: Tensor, processor: EmoSynthNetImageProcessor) -> Tensor:
     """Pixels 0 to 255 -> pixel values as the processor makes them, on the pixels' device.
 
     Args:
         pixels: (N, C, m, m), uint8 or float, in [0, 255].
         processor: whose rescaling and normalisation are applied.
-        rescale_factor: instead of the processor's own.
 
     Returns:
         (N, C, m, m) float32.
     """
     values = pixels.float()
     if processor.do_rescale:
-        values = values * (processor.rescale_factor if rescale_factor is None else rescale_factor)
+        values = values * processor.rescale_factor
     if processor.do_normalize:
         # (C,) -> (C, 1, 1)
         mean, std = (
@@ -381,6 +573,7 @@ __all__ = [
     "EXPRESSIONS",
     "LabelAdapter",
     "PackedImages",
+    "expression_votes",
     "load_splits",
     "normalize_batch",
     "own_labels",
