@@ -88,7 +88,7 @@ def card(folder: Path) -> str:
         macro_f1=test.views["single_crop"].macro_f1,
         split=test.split,
         epochs=round(log[-1]["epoch"]),
-        minutes=round(environment["training_minutes"]),
+        minutes=round(log[-1]["run_seconds"] / 60),
         cores=environment["cores"],
         numbers="bfloat16 autocast" if environment["bfloat16"] else "float32",
         seeds=1,

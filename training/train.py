@@ -40,7 +40,13 @@ from emosynthnet_hf.evaluation import (
     format_result,
 )
 from recipe import Recipe, load_recipe
-from trainer import ImageTrainer, TwoScaleCallback, has_bfloat16, keep_freed_memory
+from trainer import (
+    ImageTrainer,
+    StopwatchCallback,
+    TwoScaleCallback,
+    has_bfloat16,
+    keep_freed_memory,
+)
 
 logger = logging.getLogger("train")
 
@@ -100,6 +106,7 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
         data_collator=PackedImages.collate,
         compute_metrics=compute_metrics,
     )
+    trainer.add_callback(StopwatchCallback())
     if recipe.two_scale is not None:
         trainer.add_callback(TwoScaleCallback(processor, recipe.two_scale))
     if trainer.is_world_process_zero():
@@ -193,6 +200,7 @@ def epoch_rows(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     "step": entry["step"],
                     "train_loss": sum(losses) / len(losses) if losses else None,
                     "learning_rate": learning_rate,
+                    "run_seconds": entry.get("run_seconds"),
                     "validation": scores,
                 }
             )

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,29 @@ class ImageTrainer(Trainer):
         pixel_values = normalize_batch(pixels, self.processor)
         inputs["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
         return inputs
+
+
+class StopwatchCallback(TrainerCallback):
+    """Adds `run_seconds` to every entry of the log: time trained so far, over all resumed legs."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        before = state.log_history[-1].get("run_seconds", 0.0) if state.log_history else 0.0
+        self.start = time.monotonic() - before
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        state.log_history[-1]["run_seconds"] = round(time.monotonic() - self.start, 1)
 
 
 class TwoScaleCallback(TrainerCallback):
