@@ -255,6 +255,7 @@ def _read(data: str | Path, config_name: str | None) -> dict[str, tuple["Dataset
     """Split by canonical name, and the file and row of each of its rows."""
     try:
         from datasets import load_dataset, load_dataset_builder
+        from datasets.exceptions import DatasetGenerationError
     except ImportError as error:
         raise ImportError('reading data sets needs: pip install "emosynthnet-hf[train]"') from error
 
@@ -264,14 +265,16 @@ def _read(data: str | Path, config_name: str | None) -> dict[str, tuple["Dataset
             raise FileNotFoundError(
                 f"data must be a folder or the id of a Hub data set, got {data}"
             )
-        # The Hub's own errors, for a name that is no data set, say what was looked for.
-        found = load_dataset(str(data), config_name)
-        files: Mapping[str, Sequence[str]] = {}
+        source, files = str(data), {}
     elif any(folder.rglob("*.parquet")):
-        found = load_dataset(str(folder), config_name)
-        files = load_dataset_builder(str(folder), config_name).config.data_files
+        source = str(folder)
+        files = load_dataset_builder(source, config_name).config.data_files
     else:
         return _canonical_names(data, _read_pictures(folder))
+    try:
+        found = load_dataset(source, config_name)
+    except (ValueError, DatasetGenerationError) as error:  # an empty split, a damaged file
+        raise ValueError(f"{data}: {error.__cause__ or error}") from error
     return _canonical_names(
         data,
         {
@@ -304,6 +307,9 @@ def _read_pictures(folder: Path) -> dict[str, tuple["Dataset", list[str]]]:
             f"{folder} holds neither parquet files nor pictures ({', '.join(PICTURE_SUFFIXES)})"
         )
     top = sorted({path.relative_to(folder).parts[0] for path in files})
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in top and _split_name(path.name) in SPLIT_NAMES:
+            raise ValueError(f"{path}: no pictures, at least 1 is needed")
     are_splits = [_split_name(name) in SPLIT_NAMES for name in top]
     if any(are_splits) and not all(are_splits):
         raise ValueError(
@@ -483,7 +489,7 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         stored = split.select_columns(["image", "origin"]).cast_column("image", Image(decode=False))
         pixels: list[Tensor] = []
         errors: list[str] = []
-        rows = tqdm(stored, disable=not progress, unit="image")  # type: ignore[no-untyped-call]
+        rows = tqdm(stored, disable=not progress, unit="image")
         for row in rows:
             try:
                 pixels.append(_decode(row["image"], processor))
@@ -513,7 +519,7 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"pixel_values": self.pixels[chosen], "labels": self.labels[chosen]}
 
     @staticmethod
-    def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def collate(batch: Any) -> Any:
         """`__getitems__` has made the batch."""
         return batch
 
