@@ -33,8 +33,8 @@ YUNET_FILE = "face_detection_yunet_2023mar.onnx"
 
 # Pictures are shrunk to the first side: the network knows faces of about 10 to 300 pixels (its
 # card), and its time grows with the area. A blurred face that fills the frame is missed at 640
-# (39 % of 120 enlarged training images) but found at 192 (all of them): a picture in which nothing was
-# found is tried again at the second.
+# (39 % of 120 enlarged training images) but found at 192 (all of them): a picture in which nothing
+# was found is tried again at the second.
 DETECTION_SIDES = (640, 192)
 # scikit-image's pictures without people score up to 0.59 (the Hubble deep field).
 SCORE_THRESHOLD = 0.65
