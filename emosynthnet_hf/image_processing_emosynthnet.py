@@ -90,7 +90,8 @@ def to_grey_or_rgb(image: Image.Image, num_channels: int) -> Image.Image:
     elif image.mode == "F":
         image = Image.fromarray(_from_unit_range(np.asarray(image)))
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
+        # Pillow turns premultiplied grey into nothing but LA.
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")

@@ -48,11 +48,16 @@ def constant(mode: str, value: Any) -> Image.Image:
     return Image.new(mode, (4, 3), value)
 
 
-def palette(transparent: bool) -> Image.Image:
-    image = constant("P", 1)
+def palette(mode: str = "P", value: Any = 1) -> Image.Image:
+    image = Image.new(mode, (1, 1))
     image.putpalette([0, 0, 0, 200, 100, 50])
-    if transparent:
-        image.info["transparency"] = 1
+    image.putpixel((0, 0), value)
+    return image
+
+
+def transparent(image: Image.Image, colour: int | bytes) -> Image.Image:
+    """Declare one colour transparent, or each colour's opacity, as PNG and GIF do."""
+    image.info["transparency"] = colour
     return image
 
 
@@ -62,14 +67,23 @@ MODES = {
     "L": (constant("L", 77), 77, (77, 77, 77)),
     # 100 * 51/255 + 255 * 204/255 = 224
     "LA": (constant("LA", (100, 51)), 224, (224, 224, 224)),
+    "La": (constant("LA", (100, 51)).convert("La"), 224, (224, 224, 224)),
     "LA, nothing of it": (constant("LA", (0, 0)), 255, (255, 255, 255)),
-    "P": (palette(transparent=False), 124, (200, 100, 50)),
-    "P, transparent": (palette(transparent=True), 255, (255, 255, 255)),
+    "P": (palette(), 124, (200, 100, 50)),
+    "P, transparent": (transparent(palette(), 1), 255, (255, 255, 255)),
+    # 200 * 51/255 + 255 * 204/255 = 244, 224, 214; luma 228.8
+    "P, at 20 %": (transparent(palette(), bytes([255, 51])), 229, (244, 224, 214)),
     "RGB": (constant("RGB", (200, 100, 50)), 124, (200, 100, 50)),
     "RGB, red": (constant("RGB", (255, 0, 0)), 76, (255, 0, 0)),
     "RGBA": (constant("RGBA", (200, 100, 50, 255)), 124, (200, 100, 50)),
     # 0 * 102/255 + 255 * 153/255 = 153
     "RGBA, black at 40 %": (constant("RGBA", (0, 0, 0, 102)), 153, (153, 153, 153)),
+    "RGBa": (constant("RGBA", (0, 0, 0, 102)).convert("RGBa"), 153, (153, 153, 153)),
+    "RGBX": (constant("RGBX", (200, 100, 50, 0)), 124, (200, 100, 50)),
+    # the palette's second colour at 20 %, as in "P, at 20 %"
+    "PA": (palette("PA", (1, 51)), 229, (244, 224, 214)),
+    "1, black transparent": (transparent(constant("1", 0), 0), 255, (255, 255, 255)),
+    "L, one grey transparent": (transparent(constant("L", 7), 7), 255, (255, 255, 255)),
     # 255 - 100 = 155, 255 - 50 = 205, 255; luma 0.299 * 155 + 0.587 * 205 + 0.114 * 255 = 195.75
     "CMYK": (constant("CMYK", (100, 50, 0, 0)), 196, (155, 205, 255)),
     "CMYK, all key": (constant("CMYK", (0, 0, 0, 255)), 0, (0, 0, 0)),
