@@ -330,9 +330,7 @@ def _load_images(
     adapter: str | None = None,
     progress: bool = False,
 ) -> PackedImages:
-    splits = load_splits(data, adapter=adapter)
-    if split not in splits:
-        raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
+    splits = load_splits(data, adapter=adapter, splits=(split,))
     names = splits[split].features["label"].names
     if names != label_names:
         raise ValueError(

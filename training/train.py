@@ -80,6 +80,7 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
         adapter=recipe.data.adapter,
         image_column=recipe.data.image_column,
         label_column=recipe.data.label_column,
+        splits=("train", "validation"),
     )
     for needed in ("train", "validation"):
         if needed not in splits:
