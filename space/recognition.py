@@ -72,7 +72,7 @@ class Recognizer:
         self._detector = load_detector(detector) if self.of_faces else None
 
     def analyze(self, picture: Picture, *, whole: bool = False) -> Analysis:
-        """Find faces and read them; read all of the picture with `whole` or a model not of faces."""
+        """Find faces and read them; with `whole`, or without a detector, read all."""
         if whole or self._detector is None:
             height, width = picture.shape[:2]
             crop = _resized(picture, SHOWN_CROP_PIXELS)
