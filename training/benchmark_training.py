@@ -101,11 +101,12 @@ def bare_leg(recipe: Recipe, steps: int, skip: int) -> float:
     """Images a second of forward, backward, clipping and step alone, on one batch that is ready."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(recipe, steps, skip, folder)
-        model, optimizer = trainer.model, trainer.create_optimizer()
-        batch = trainer.train_dataset.__getitems__(list(range(trainer.args.train_batch_size)))
+        optimizer = trainer.create_optimizer()
+        batch = next(iter(trainer.get_train_dataloader()))
         inputs = trainer._prepare_inputs(batch)
         device = inputs["pixel_values"].device
-        model = model.to(device).train()
+        model: torch.nn.Module = trainer.accelerator.unwrap_model(trainer.model)
+        model.train()
         for step in range(steps + skip):
             if step == skip:
                 start = time.perf_counter()
