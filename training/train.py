@@ -13,7 +13,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -240,18 +241,27 @@ def write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def log_to(path: Path) -> None:
-    """Everything that is logged, metrics included, to the terminal and to a file."""
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Everything that is logged, metrics included, goes to the terminal and to a file."""
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handlers: list[logging.Handler] = [
         logging.StreamHandler(),
         logging.FileHandler(path, encoding="utf-8"),
     ]
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
     for handler in handlers:
         handler.setFormatter(form)
-    logging.basicConfig(level=logging.INFO, handlers=handlers)
+        root.addHandler(handler)
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -280,8 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = load_recipe(options.recipe, overrides)
         output.mkdir(parents=True, exist_ok=True)
-        log_to(output / "train.log")
-        final = train(recipe, options.data or recipe.data.id, output, resume=options.resume)
+        with logged_to(output / "train.log"):
+            final = train(recipe, options.data or recipe.data.id, output, resume=options.resume)
     except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

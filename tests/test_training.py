@@ -1,0 +1,245 @@
+"""Training as a user runs it, on made-up pictures."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from emosynthnet_hf.data import EXPRESSIONS
+from recipe import load_recipe
+from train import inverse_frequency, main, model_config
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
+CLASSES = ("angry", "happy", "sad")
+
+RECIPE: dict[str, Any] = {
+    "data": {"id": "faces"},
+    "model": {
+        "preset": "quarter",
+        "image_size": 32,
+        "analysis_widths": [[4, 4, 4, 4], [4] * 4, [4] * 4, [4] * 3],
+        "side_widths": [[4, 4, 4], [4], [4, 4, 4]],
+        "synthesis_widths": [4, 4],
+        "dense_dropout": 0.1,
+    },
+    "augmentation": {"flip": 0.5, "rotation_degrees": 10},
+    "training": {
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 6,
+        "logging_steps": 1,
+        "learning_rate": 1.0e-3,
+        "save_total_limit": None,
+        "seed": 0,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise whose brightness tells the class: 18 training, 9 validation pictures."""
+    folder = tmp_path_factory.mktemp("data") / "my_faces"
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("validation", 3), ("test", 1)):
+        for number, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for picture in range(count):
+                pixels = generator.random((40, 36)) * 60 + 80 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(
+                    folder / split / name / f"{picture}.png"
+                )
+    return folder
+
+
+def written(folder: Path, **changes: Any) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | changes), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of an uninterrupted run. Its test split holds a file that is no picture."""
+    folder = tmp_path_factory.mktemp("run")
+    (faces / "test" / "sad" / "broken.png").write_text("no picture")
+    output = folder / "out"
+    assert main([written(folder), "--data", str(faces), "--output", str(output)]) == 0
+    return output
+
+
+def test_a_run_leaves_its_records(run: Path) -> None:
+    rows = json.loads((run / "training_log.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(row["train_loss"] > 0 for row in rows)
+    seconds = [row["run_seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["data"]["train"]["images"] == 18
+    assert "starting from scratch" in (run / "train.log").read_text()
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["training"]["num_train_epochs"] == 3
+
+
+def test_the_final_checkpoint_scores_as_its_results_say(run: Path, faces: Path) -> None:
+    final = run / "final"
+    weights = load_file(final / "model.safetensors")
+    kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    assert kinds == {torch.bfloat16}
+    model = AutoModelForImageClassification.from_pretrained(final)
+    assert model.dtype == torch.float32
+    assert model.config.temperature > 0
+    assert model.config.temperature != 1
+    results = json.loads((final / "results" / "my_faces-validation.json").read_text())
+    matrix = np.array(results["views"]["single_crop"]["confusion_matrix"])
+    classify = pipeline(
+        "image-classification",
+        model=model,
+        image_processor=AutoImageProcessor.from_pretrained(final),
+    )
+    counted = np.zeros_like(matrix)
+    for path in sorted((faces / "validation").glob("*/*.png")):
+        (best,) = classify(str(path), top_k=1)
+        counted[EXPRESSIONS.index(path.parent.name), EXPRESSIONS.index(best["label"])] += 1
+    np.testing.assert_array_equal(counted, matrix)
+
+
+def test_the_best_epoch_is_taken(run: Path) -> None:
+    rows = json.loads((run / "training_log.json").read_text())
+    accuracies = [row["validation"]["accuracy"] for row in rows]
+    state = json.loads((run / f"checkpoint-{rows[-1]['step']}" / "trainer_state.json").read_text())
+    assert state["best_metric"] == max(accuracies)
+    best = rows[accuracies.index(max(accuracies))]["step"]
+    assert state["best_model_checkpoint"].endswith(f"checkpoint-{best}")
+    want = load_file(run / f"checkpoint-{best}" / "model.safetensors")
+    got = load_file(run / "final" / "model.safetensors")
+    for name, tensor in want.items():
+        assert torch.equal(got[name], tensor.to(got[name].dtype)), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(run: Path, faces: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "training" / "train.py"), written(tmp_path)]
+    command += ["--data", str(faces), "--output", str(output)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (output / "checkpoint-3" / "trainer_state.json").exists():
+        assert process.poll() is None, "training ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "final").exists()
+    assert main([command[2], *command[3:], "--resume"]) == 0
+    assert "resuming from" in (output / "train.log").read_text()
+    want = load_file(run / "checkpoint-9" / "model.safetensors")
+    got = load_file(output / "checkpoint-9" / "model.safetensors")
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_two_scale_checkpoints_carry_their_own_factor(faces: Path, tmp_path: Path) -> None:
+    two_scale = {"rescale_factor": 1 / 512, "switch_epoch": 2}
+    recipe = written(tmp_path, two_scale=two_scale, processor={"do_normalize": False})
+    output = tmp_path / "out"
+    assert main([recipe, "--data", str(faces), "--output", str(output)]) == 0
+    factors = [
+        json.loads((output / f"checkpoint-{step}" / "preprocessor_config.json").read_text())[
+            "rescale_factor"
+        ]
+        for step in (3, 6, 9)
+    ]
+    assert factors == pytest.approx([1 / 255, 1 / 255, 1 / 512])
+
+
+def test_class_weights_by_hand() -> None:
+    # Six samples, three classes: 3, 1 and 2 of them. Weights 6 / (3 * 3), 6 / 3 and 6 / (3 * 2).
+    weights = inverse_frequency(torch.tensor([0, 0, 0, 1, 2, 2]), 3)
+    assert weights == pytest.approx([2 / 3, 2, 1])
+    assert inverse_frequency(torch.tensor([0, 0]), 2) == [0.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modle": {}}, "may hold data, model, .*got modle"),
+        ({"augmentation": {"blur": 1}}, "augmentation may hold flip, .*got blur"),
+        ({"augmentation": {"flip": 2.0}}, r"flip must be in \[0, 1\], got 2.0"),
+        ({"class_weights": "rare"}, "class_weights must be one of none, .*got 'rare'"),
+        ({"training": {"epochs": 3}}, "section training: .*epochs"),
+        ({"model": {"preset": "huge"}}, "preset must be one of .*got 'huge'"),
+        ({"data": {"id": "faces", "adapter": "cifar10"}}, "unknown labels"),
+    ],
+)
+def test_a_wrong_recipe_is_named_before_training(
+    faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    output = tmp_path / "out"
+    assert main([written(tmp_path, **changes), "--data", str(faces), "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert not list(output.glob("checkpoint-*"))
+
+
+def test_an_unreadable_picture_is_named_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "validation"):
+        for name in CLASSES:
+            (tmp_path / "faces" / split / name).mkdir(parents=True)
+            Image.new("L", (32, 32)).save(tmp_path / "faces" / split / name / "0.png")
+    (tmp_path / "faces" / "train" / "sad" / "bad.png").write_text("no picture")
+    data = str(tmp_path / "faces")
+    assert main([written(tmp_path), "--data", data, "--output", str(tmp_path / "out")]) == 1
+    assert "bad.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_makes_a_model(path: Path) -> None:
+    recipe = load_recipe(path, ["training.num_train_epochs=1"])
+    assert recipe.training["num_train_epochs"] == 1
+    config = model_config(recipe, EXPRESSIONS)
+    assert config.num_labels == 7
+
+
+def test_the_readmes_example_for_the_wheel_alone(faces: Path, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    match = re.search(r"<!-- trainer-example -->\n```python\n(.*?)```", readme, re.DOTALL)
+    assert match is not None
+    code = match[1].replace('"small"', '"quarter"').replace("epochs=20", "epochs=1")
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    (tmp_path / "my_faces").symlink_to(faces)
+    (faces / "test" / "sad" / "broken.png").unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "runs" / "mine" / "final")
+    assert model.config.num_labels == 7
+    assert (
+        AutoImageProcessor.from_pretrained(tmp_path / "runs" / "mine" / "final").num_channels == 1
+    )
