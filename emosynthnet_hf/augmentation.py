@@ -22,6 +22,7 @@ class Augmentation:
         brightness: added to all pixels, drawn from [-brightness, brightness], in [0, 1].
         contrast: differences from the picture's mean are multiplied by a factor drawn from
             [1 - contrast, 1 + contrast], in [0, 1].
+        erasing: probability of filling one rectangle with noise, in [0, 1] (Zhong et al., 2017).
 
     Raises:
         ValueError: a number out of range.
@@ -34,6 +35,7 @@ class Augmentation:
     shift: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         highest = {"shear": math.inf, "rotation_degrees": 180.0}
@@ -47,7 +49,8 @@ class Augmentation:
 def augment(
     images: Tensor, augmentation: Augmentation, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Flip, zoom, shear, rotate and shift by one bilinear resampling, then contrast and brightness.
+    """Flip, zoom, shear, rotate and shift by one bilinear resampling, then contrast and brightness,
+    then random erasing.
 
     Pixels from beyond the picture repeat its edge, which leaves no black corners to learn from.
 
@@ -83,7 +86,23 @@ def augment(
     contrast = around(1, augmentation.contrast).view(-1, 1, 1, 1)
     brightness = around(0, augmentation.brightness).view(-1, 1, 1, 1)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return ((images - mean) * contrast + mean + brightness).clamp(0, 1)
+    images = ((images - mean) * contrast + mean + brightness).clamp(0, 1)
+    if augmentation.erasing == 0:
+        return images
+
+    # Zhong et al. (2017): 2 to 40 % of the picture, sides at most 1 to 3.3, uniform noise.
+    area = draw(0.02, 0.4)
+    root_ratio = torch.exp(around(0, math.log(3.3)) / 2)
+    boxes = rectangles(
+        center_x=draw(0, 1),
+        center_y=draw(0, 1),
+        width=area.sqrt() * root_ratio,
+        height=area.sqrt() / root_ratio,
+        size=(images.shape[2], images.shape[3]),
+    )
+    erased = boxes & (draw(0, 1) < augmentation.erasing).view(-1, 1, 1)
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
+    return torch.where(erased.unsqueeze(1), noise.to(images.dtype), images)
 
 
 def sampling_matrices(
@@ -113,4 +132,51 @@ def sampling_matrices(
     return torch.stack([torch.stack(top, dim=-1), torch.stack(bottom, dim=-1)], dim=1)
 
 
-__all__ = ["Augmentation", "augment", "sampling_matrices"]
+def rectangles(
+    *, center_x: Tensor, center_y: Tensor, width: Tensor, height: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Masks of one rectangle a picture, cut off at the picture's edge.
+
+    Args:
+        center_x, center_y, width, height: (N,) float, as fractions of the picture's sides.
+        size: (H, W) in pixels.
+
+    Returns:
+        (N, H, W) bool, true where a pixel's centre lies in the rectangle.
+    """
+
+    def within(pixels: int, center: Tensor, length: Tensor) -> Tensor:
+        centers = (torch.arange(pixels, device=center.device) + 0.5) / pixels
+        return (centers - center.unsqueeze(1)).abs() < length.unsqueeze(1) / 2  # (N, pixels)
+
+    rows, columns = within(size[0], center_y, height), within(size[1], center_x, width)
+    # (N, H, 1) & (N, 1, W) -> (N, H, W)
+    return rows.unsqueeze(2) & columns.unsqueeze(1)
+
+
+def mixup(
+    images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Blend each picture and its target with another's: x = l x_i + (1 - l) x_j, t alike, with l
+    from Beta(alpha, alpha) (Zhang et al., 2018, eq. 1).
+
+    Args:
+        images: (N, C, H, W) float.
+        targets: (N, K) probabilities.
+        alpha: above 0.
+        generator: on the images' device, for reproducible draws.
+
+    Returns:
+        Blended images (N, C, H, W) and targets (N, K). Each picture draws its own share, and its
+        partner is the one before it in a batch that is shuffled anyway.
+    """
+    concentration = torch.full((len(images), 2), alpha, device=images.device)
+    share = torch._sample_dirichlet(concentration, generator)[:, 0]
+    image_share, target_share = share.view(-1, 1, 1, 1), share.view(-1, 1)
+    return (
+        torch.lerp(images.roll(1, 0), images, image_share.to(images.dtype)),
+        torch.lerp(targets.roll(1, 0), targets, target_share.to(targets.dtype)),
+    )
+
+
+__all__ = ["Augmentation", "augment", "mixup", "rectangles", "sampling_matrices"]

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,7 @@ def build_trainer(recipe: Recipe, steps: int, skip: int, folder: str) -> ImageTr
         "report_to": [],
         "disable_tqdm": True,
     }
-    recipe = Recipe(
-        data=recipe.data,
-        model=recipe.model,
-        processor=recipe.processor,
-        augmentation=recipe.augmentation,
-        training=recipe.training | settings,
-    )
+    recipe = replace(recipe, training=recipe.training | settings)
     config = model_config(recipe, EXPRESSIONS)
     arguments = training_arguments(recipe, Path(folder))
     batch = arguments.per_device_train_batch_size
@@ -81,6 +76,7 @@ def build_trainer(recipe: Recipe, steps: int, skip: int, folder: str) -> ImageTr
         model=EmoSynthNetForImageClassification(config),
         processor=EmoSynthNetImageProcessor.from_model_config(config, **recipe.processor),
         augmentation=recipe.augmentation,
+        mixup_alpha=recipe.mixup_alpha,
         args=arguments,
         train_dataset=MadeUpImages(batch * (steps + skip), config.num_channels, config.image_size),
         data_collator=PackedImages.collate,

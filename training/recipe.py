@@ -50,6 +50,7 @@ class Recipe:
         model: `preset`, and any field of `EmoSynthNetConfig`.
         processor: fields of `EmoSynthNetImageProcessor`; side and channels follow the model.
         augmentation: ranges of the augmentation.
+        mixup_alpha: of mixup's Beta distribution; 0 mixes nothing.
         class_weights: `none` or `inverse_frequency` (N / (K * N_k) for class k).
         two_scale: or None.
         training: fields of transformers' `TrainingArguments`.
@@ -59,6 +60,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    mixup_alpha: float = 0.0
     class_weights: str = "none"
     two_scale: TwoScale | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class Recipe:
         if self.class_weights not in CLASS_WEIGHTS:
             allowed = ", ".join(CLASS_WEIGHTS)
             raise ValueError(f"class_weights must be one of {allowed}, got {self.class_weights!r}")
+        if self.mixup_alpha < 0:
+            raise ValueError(f"mixup_alpha must be at least 0, got {self.mixup_alpha}")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

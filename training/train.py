@@ -102,6 +102,7 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
         model=EmoSynthNetForImageClassification(config),
         processor=processor,
         augmentation=recipe.augmentation,
+        mixup_alpha=recipe.mixup_alpha,
         args=arguments,
         train_dataset=packed["train"],
         eval_dataset=packed["validation"],

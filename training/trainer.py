@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from emosynthnet_hf import EmoSynthNetImageProcessor
-from emosynthnet_hf.augmentation import Augmentation, augment
+from emosynthnet_hf.augmentation import Augmentation, augment, mixup
 from emosynthnet_hf.data import normalize_batch
 from recipe import TwoScale
 
@@ -48,6 +49,7 @@ class ImageTrainer(Trainer):
     Args:
         processor: whose normalisation is applied; saved with every checkpoint.
         augmentation: applied in training only.
+        mixup_alpha: above 0, pictures and labels of a training batch are mixed with each other.
     """
 
     def __init__(
@@ -56,21 +58,32 @@ class ImageTrainer(Trainer):
         model: torch.nn.Module,
         processor: EmoSynthNetImageProcessor,
         augmentation: Augmentation,
+        mixup_alpha: float = 0.0,
         **kwargs: Any,
     ) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(model=model, processing_class=processor, **kwargs)
         self.processor = processor
-        self.augmentation = augmentation
+        self.augmentation, self.mixup_alpha = augmentation, mixup_alpha
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
         pixels = inputs["pixel_values"]
         if self.model is not None and self.model.training:
             pixels = augment(pixels.float() / 255, self.augmentation) * 255
+            if self.mixup_alpha > 0:
+                targets = F.one_hot(inputs["labels"], self.model.config.num_labels).float()
+                pixels, inputs["labels"] = mixup(pixels, targets, self.mixup_alpha)
         pixel_values = normalize_batch(pixels, self.processor)
         inputs["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
         return inputs
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        samples, num_items = super().get_batch_samples(*args, **kwargs)
+        if num_items is not None and self.mixup_alpha > 0:
+            # Counted from N classes, which mixup is about to turn into N x K probabilities.
+            num_items = num_items * self.model.config.num_labels
+        return samples, num_items
 
 
 class StopwatchCallback(TrainerCallback):
