@@ -5,13 +5,16 @@
 Weights stored in bfloat16 are read as float32 and computed in float32 unless `--dtype bfloat16`
 asks for autocast, so the numbers are those of the file and not of a processor's rounding. The
 headline is the single crop; flip averaging, the mean of the probabilities of a picture and of its
-mirror image, is a view of its own. Reading data sets needs `pip install "emosynthnet-hf[train]"`.
+mirror image, is a view of its own. Where there is a train split, accuracy is given without the
+pictures that are in it as well; where there are FER+ votes, agreement with them. Reading data sets
+needs `pip install "emosynthnet-hf[train]"`.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import platform
 import shlex
 import sys
@@ -28,13 +31,31 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import tqdm
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import __version__
-from .data import PackedImages, load_splits, normalize_batch
+from .data import EXPRESSIONS, PackedImages, expression_votes, load_splits, normalize_batch
+from .duplicates import twins
 from .image_processing_emosynthnet import EmoSynthNetImageProcessor
 from .modeling_emosynthnet import EmoSynthNetForImageClassification
-from .scores import FloatArray, Scores, check_fields, fit_temperature, log_softmax, score
+from .scores import (
+    FloatArray,
+    IntArray,
+    Scores,
+    TwinScores,
+    VoteCeiling,
+    VoteScores,
+    check_fields,
+    fit_temperature,
+    log_softmax,
+    score,
+    score_twins,
+    score_votes,
+    vote_ceiling,
+)
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", WEIGHTS)
@@ -63,6 +84,10 @@ class EvaluationResult:
         versions: of Python and of the libraries.
         command: shell command that makes this result.
         date: UTC, ISO 8601, to the second.
+        twins: accuracy by view with and without the pictures that are in the train split as well;
+            None where there is no train split to compare with.
+        votes: agreement by view with FER+'s votes for the seven expressions; None without votes.
+        vote_ceiling: what those votes themselves score.
     """
 
     checkpoint: str
@@ -83,6 +108,9 @@ class EvaluationResult:
     versions: dict[str, str]
     command: str
     date: str
+    twins: dict[str, TwinScores] | None = None
+    votes: dict[str, VoteScores] | None = None
+    vote_ceiling: VoteCeiling | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, for JSON."""
@@ -100,7 +128,21 @@ class EvaluationResult:
         """
         check_fields(cls, values)
         views = {name: Scores.from_dict(view) for name, view in values["views"].items()}
-        return cls(**(values | {"label_names": tuple(values["label_names"]), "views": views}))
+        converted: dict[str, Any] = {"label_names": tuple(values["label_names"]), "views": views}
+        if values.get("twins"):
+            converted["twins"] = {
+                name: TwinScores(**entry) for name, entry in values["twins"].items()
+            }
+        if values.get("votes"):
+            converted["votes"] = {
+                name: VoteScores(**entry) for name, entry in values["votes"].items()
+            }
+        if values.get("vote_ceiling"):
+            ceiling = values["vote_ceiling"]
+            converted["vote_ceiling"] = VoteCeiling(
+                **(ceiling | {"panel": VoteScores(**ceiling["panel"])})
+            )
+        return cls(**(values | converted))
 
     def save(self, path: Path) -> None:
         """Write as JSON; folders on the way are made."""
@@ -227,6 +269,7 @@ def evaluate_checkpoint(
     *,
     adapter: str | None = None,
     flip: bool = False,
+    compare_train: bool = True,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     dtype: str = "float32",
@@ -241,6 +284,8 @@ def evaluate_checkpoint(
         split: `train`, `validation` or `test`, or a split's own name.
         adapter: of the data set's labels, as `load_splits` takes it.
         flip: score flip averaging as well.
+        compare_train: read the train split, if there is one and it is not `split`, to find the
+            pictures that are in it as well.
         batch_size: pictures at a time.
         device: default the first CUDA device, or else the CPU.
         dtype: `float32`, or `bfloat16` for autocast.
@@ -257,12 +302,8 @@ def evaluate_checkpoint(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    folder = checkpoint_folder(checkpoint)
-    model = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
-    processor = EmoSynthNetImageProcessor.from_pretrained(folder)
-    id2label = cast(dict[int, str], model.config.id2label)
-    label_names = [id2label[label] for label in range(len(id2label))]
-    images = _load_images(data, split, processor, label_names, adapter=adapter, progress=progress)
+    folder, model, processor, label_names = load_checkpoint(checkpoint)
+    images = load_images(data, split, processor, label_names, adapter=adapter, progress=progress)
 
     def predict(flip: bool) -> FloatArray:
         return log_softmax(
@@ -280,48 +321,91 @@ def evaluate_checkpoint(
 
     labels = images.labels.numpy()
     started = time.perf_counter()
-    log_probabilities = predict(flip=False)
+    predictions = {SINGLE_CROP: predict(flip=False)}
     seconds = time.perf_counter() - started
-    views = {SINGLE_CROP: score(log_probabilities, labels, label_names)}
     if flip:
-        mean = np.logaddexp(log_probabilities, predict(flip=True)) - np.log(2)
-        views[FLIP_AVERAGING] = score(mean, labels, label_names)
+        predictions[FLIP_AVERAGING] = np.logaddexp(
+            predictions[SINGLE_CROP], predict(flip=True)
+        ) - np.log(2)
+    is_twin = (
+        _twins_in_train(data, images, processor, adapter=adapter, progress=progress)
+        if compare_train and split != "train"
+        else None
+    )
+    votes = _expression_votes(images)
 
-    dataset = str(data) if not Path(data).exists() else Path(data).resolve().name
-    checkpoint_name = folder.resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
     command = ["python", "-m", "emosynthnet_hf.evaluation", str(checkpoint), "--data", str(data)]
     command += ["--split", split, "--batch-size", str(batch_size), "--dtype", dtype]
     command += ["--device", str(device)]
     command += (["--adapter", adapter] if adapter else []) + (["--flip"] if flip else [])
+    command += [] if compare_train else ["--no-compare-train"]
     result = EvaluationResult(
-        checkpoint=checkpoint_name,
+        checkpoint=checkpoint_name(checkpoint),
         model_sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
         temperature=model.config.temperature,
-        dataset=dataset,
+        dataset=dataset_name(data),
         split=split,
         data_sha256=fingerprint(images),
         num_samples=len(labels),
         label_names=tuple(label_names),
-        views=views,
+        views={name: score(values, labels, label_names) for name, values in predictions.items()},
         dtype=dtype,
         device=str(device),
         batch_size=batch_size,
         num_threads=torch.get_num_threads(),
         seconds=round(seconds, 3),
         images_per_second=round(len(labels) / seconds, 1),
-        versions={"python": platform.python_version(), "emosynthnet-hf": __version__}
-        | {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
+        versions=versions(),
         command=shlex.join(command),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        twins=None
+        if is_twin is None
+        else {name: score_twins(values, labels, is_twin) for name, values in predictions.items()},
+        votes=None
+        if votes is None
+        else {name: score_votes(values, votes) for name, values in predictions.items()},
+        vote_ceiling=None if votes is None else vote_ceiling(labels, votes),
     )
     if output is None:
         parent = folder if Path(checkpoint).is_dir() else Path()
-        output = parent / "results" / f"{dataset.replace('/', '--')}-{split}.json"
+        output = parent / "results" / f"{result.dataset.replace('/', '--')}-{split}.json"
     result.save(Path(output))
     return result
 
 
-def _load_images(
+def load_checkpoint(
+    checkpoint: str | Path,
+) -> tuple[Path, EmoSynthNetForImageClassification, EmoSynthNetImageProcessor, list[str]]:
+    """Folder, model in float32 and in evaluation mode, processor and label names in their order.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or a file of it is missing.
+    """
+    folder = checkpoint_folder(checkpoint)
+    model = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    processor = EmoSynthNetImageProcessor.from_pretrained(folder)
+    id2label = cast(dict[int, str], model.config.id2label)
+    return folder, model, processor, [id2label[label] for label in range(len(id2label))]
+
+
+def checkpoint_name(checkpoint: str | Path) -> str:
+    """Folder name or Hub id."""
+    return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
+
+
+def dataset_name(data: str | Path) -> str:
+    """Folder name or Hub id."""
+    return Path(data).resolve().name if Path(data).exists() else str(data)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a score depends on."""
+    return {"python": platform.python_version(), "emosynthnet-hf": __version__} | {
+        name: version(name) for name in ("torch", "transformers", "numpy", "pillow")
+    }
+
+
+def load_images(
     data: str | Path,
     split: str,
     processor: EmoSynthNetImageProcessor,
@@ -330,6 +414,11 @@ def _load_images(
     adapter: str | None = None,
     progress: bool = False,
 ) -> PackedImages:
+    """A split of a data set whose labels are the checkpoint's.
+
+    Raises:
+        ValueError: an unknown split, pictures that cannot be read, or other label names.
+    """
     splits = load_splits(data, adapter=adapter, splits=(split,))
     names = splits[split].features["label"].names
     if names != label_names:
@@ -338,6 +427,31 @@ def _load_images(
             f"they must be the same names in the same order"
         )
     return PackedImages(splits[split], processor, progress=progress)
+
+
+def _twins_in_train(
+    data: str | Path,
+    images: PackedImages,
+    processor: EmoSynthNetImageProcessor,
+    *,
+    adapter: str | None,
+    progress: bool,
+) -> NDArray[np.bool_] | None:
+    """Which pictures (N,) are in the train split as well; None where that cannot be said."""
+    try:
+        train = load_splits(data, adapter=adapter, splits=("train",))["train"]
+        return twins(PackedImages(train, processor, progress=progress).pixels, images.pixels)
+    except ValueError as error:
+        logger.warning("twins in train are not counted: %s", error)
+        return None
+
+
+def _expression_votes(images: PackedImages) -> IntArray | None:
+    """FER+ votes (N, 7) in label order; None where the data set has none."""
+    votes = images.columns.get("votes")
+    if votes is None or votes.shape[1:] != (10,) or images.label_names != list(EXPRESSIONS):
+        return None
+    return expression_votes(votes)
 
 
 def checkpoint_folder(checkpoint: str | Path) -> Path:
@@ -395,6 +509,31 @@ def format_result(result: EvaluationResult) -> str:
                 f"  {name:{width}}    {entry.precision:7.2%}  {entry.recall:7.2%}  {entry.f1:7.2%}"
                 f"  {entry.support:7d}                " + " ".join(f"{count:5d}" for count in row)
             )
+        if result.twins:
+            twin = result.twins[view]
+            without, of_twins = twin.accuracy_without_twins, twin.accuracy_of_twins
+            lines += [
+                "",
+                f"  without the {twin.num_twins} pictures that are in train as well: "
+                f"accuracy {'-' if without is None else f'{without:.2%}'}, "
+                f"on them {'-' if of_twins is None else f'{of_twins:.2%}'}",
+            ]
+        if result.votes:
+            votes = result.votes[view]
+            lines += [
+                "",
+                f"  against the votes: accuracy {votes.accuracy:.2%}, "
+                f"divergence {votes.divergence:.4f} nats",
+            ]
+    if result.vote_ceiling:
+        ceiling = result.vote_ceiling
+        lines += [
+            "",
+            f"votes on {ceiling.num_voted} pictures, a single majority on "
+            f"{ceiling.num_majorities}: it is the label on {ceiling.label_agreement:.2%}; "
+            f"a second panel: accuracy {ceiling.panel.accuracy:.2%}, "
+            f"divergence {ceiling.panel.divergence:.4f} nats",
+        ]
     return "\n".join(lines)
 
 
@@ -433,6 +572,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--flip", action="store_true", help="score the mean with the mirror image as well"
     )
+    parser.add_argument(
+        "--compare-train",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="find the pictures that are in the train split as well; default: yes",
+    )
     parser.add_argument("--batch-size", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--device", help="default: the first CUDA device, or else cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
@@ -460,12 +605,17 @@ __all__ = [
     "append_reading",
     "calibrate",
     "checkpoint_folder",
+    "checkpoint_name",
     "compute_metrics",
+    "dataset_name",
     "evaluate_checkpoint",
     "fingerprint",
     "fit_temperature",
     "format_result",
+    "load_checkpoint",
+    "load_images",
     "predict_logits",
+    "versions",
 ]
 
 

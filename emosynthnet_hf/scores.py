@@ -7,7 +7,7 @@ class that was never predicted, or has no sample) it is 0, as in scikit-learn wi
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ TEMPERATURE_RANGE = (0.05, 20.0)
 REPORTED_COVERAGES = 20
 # Decimals of reported scores: finer than one sample in 100,000, coarser than float32's noise.
 DECIMALS = 6
+# Panels that are drawn for the ceiling: the mean's standard error is far below a hundredth of 1 %.
+PANELS = 100
 
 
 def log_softmax(logits: ArrayLike) -> FloatArray:
@@ -226,6 +228,129 @@ def vote_divergence(log_probabilities: FloatArray, votes: ArrayLike) -> float:
     return float((shares * (log_shares - log_probabilities[voted])).sum(axis=1).mean())
 
 
+@dataclass(frozen=True)
+class VoteScores:
+    """Agreement with votes: see `vote_accuracy` and `vote_divergence` (nats)."""
+
+    accuracy: float
+    divergence: float
+
+
+@dataclass(frozen=True)
+class VoteCeiling:
+    """What people's votes themselves score.
+
+    Attributes:
+        num_voted: samples with votes, over which divergences run.
+        num_majorities: samples whose votes single out a class, over which accuracies run.
+        label_agreement: share of those whose label is the class with the most votes.
+        panel: a second panel of annotators, scored as a model is: see `score_panel`.
+    """
+
+    num_voted: int
+    num_majorities: int
+    label_agreement: float
+    panel: VoteScores
+
+
+def score_panel(votes: ArrayLike, *, seed: int = 0) -> VoteScores:
+    """What a second panel of annotators scores against the votes of the first.
+
+    Each sample's panel is as many votes as it has, drawn with replacement from them (the
+    bootstrap). The panel predicts its majority, ties broken at random, and as probabilities its
+    shares after one more vote is spread evenly over the K classes, without which a class that
+    nobody drew would make the divergence infinite. Mean over `PANELS` panels.
+
+    Args:
+        votes: (N, K), whole numbers of votes.
+        seed: of the draws.
+
+    Raises:
+        ValueError: negative or fractional votes, or no sample with a single majority.
+    """
+    counts = _check_votes(votes)
+    if (counts != np.floor(counts)).any():
+        raise ValueError("votes must be whole numbers, got fractions")
+    counts = counts[counts.sum(axis=1) > 0]
+    num_votes = counts.sum(axis=1, keepdims=True)
+    generator = np.random.default_rng(seed)
+    accuracies, divergences = [], []
+    for _ in range(PANELS):
+        drawn = generator.multinomial(num_votes[:, 0].astype(np.int64), counts / num_votes)
+        # A fraction of a vote decides between equals and nothing else.
+        predictions = (drawn + generator.random(drawn.shape)).argmax(axis=1)
+        accuracies.append(vote_accuracy(predictions, counts))
+        log_shares = np.log((drawn + 1 / counts.shape[1]) / (num_votes + 1))
+        divergences.append(vote_divergence(log_shares, counts))
+    return VoteScores(_rounded(sum(accuracies) / PANELS), _rounded(sum(divergences) / PANELS))
+
+
+def score_votes(log_probabilities: FloatArray, votes: ArrayLike) -> VoteScores:
+    """Agreement of predictions with log-probabilities (N, K) with votes (N, K).
+
+    Raises:
+        ValueError: as `vote_accuracy` and `vote_divergence`.
+    """
+    return VoteScores(
+        _rounded(vote_accuracy(log_probabilities.argmax(axis=1), votes)),
+        _rounded(vote_divergence(log_probabilities, votes)),
+    )
+
+
+def vote_ceiling(labels: ArrayLike, votes: ArrayLike) -> VoteCeiling:
+    """What the votes (N, K) themselves score: labels (N,) against them, and a second panel.
+
+    Raises:
+        ValueError: as `vote_accuracy` and `score_panel`.
+    """
+    counts = _check_votes(votes)
+    single = (counts == counts.max(axis=1, keepdims=True)).sum(axis=1) == 1
+    return VoteCeiling(
+        num_voted=int((counts.sum(axis=1) > 0).sum()),
+        num_majorities=int(single.sum()),
+        label_agreement=_rounded(vote_accuracy(labels, votes)),
+        panel=score_panel(votes),
+    )
+
+
+@dataclass(frozen=True)
+class TwinScores:
+    """Accuracy apart for samples with a twin in train; None where there are no such samples."""
+
+    num_twins: int
+    accuracy: float
+    accuracy_without_twins: float | None
+    accuracy_of_twins: float | None
+
+
+def score_twins(
+    log_probabilities: FloatArray, labels: ArrayLike, is_twin: NDArray[np.bool_]
+) -> TwinScores:
+    """Accuracy on all samples, on those that are not in train, and on those that are.
+
+    Args:
+        log_probabilities: (N, K).
+        labels: (N,).
+        is_twin: (N,), whether a twin of the sample is in train: `duplicates.twins`.
+
+    Raises:
+        ValueError: labels outside 0 to K - 1, or arrays of unequal length.
+    """
+    classes = check_classes("labels", labels, log_probabilities.shape[1])
+    if not len(classes) == len(is_twin) == len(log_probabilities):
+        raise ValueError(
+            f"log_probabilities, labels and is_twin must be equally many, "
+            f"got {len(log_probabilities)}, {len(classes)} and {len(is_twin)}"
+        )
+    correct = log_probabilities.argmax(axis=1) == classes
+    return TwinScores(
+        num_twins=int(is_twin.sum()),
+        accuracy=_rounded(correct.mean()),
+        accuracy_without_twins=None if is_twin.all() else _rounded(correct[~is_twin].mean()),
+        accuracy_of_twins=_rounded(correct[is_twin].mean()) if is_twin.any() else None,
+    )
+
+
 def _check_votes(votes: ArrayLike) -> FloatArray:
     counts = np.asarray(votes, dtype=np.float64)
     if counts.ndim != 2 or not counts.size or not (counts >= 0).all():
@@ -339,13 +464,16 @@ class Scores:
 def check_fields(cls: type[Any], values: dict[str, Any]) -> None:
     """Hold that the keys of `values` are the fields of the dataclass `cls`.
 
+    Fields with a default may be missing.
+
     Raises:
         ValueError: naming the fields that are missing or unknown.
     """
     names = {field.name for field in fields(cls)}
-    if names != set(values):
+    needed = {field.name for field in fields(cls) if field.default is MISSING}
+    if not needed <= set(values) <= names:
         raise ValueError(
-            f"{cls.__name__} has missing fields {sorted(names - set(values))}, "
+            f"{cls.__name__} has missing fields {sorted(needed - set(values))}, "
             f"unknown fields {sorted(set(values) - names)}"
         )
 
@@ -425,6 +553,9 @@ __all__ = [
     "ClassScores",
     "ReliabilityBin",
     "Scores",
+    "TwinScores",
+    "VoteCeiling",
+    "VoteScores",
     "accuracy",
     "balanced_accuracy",
     "confusion_matrix",
@@ -438,6 +569,10 @@ __all__ = [
     "reliability_bins",
     "risk_coverage",
     "score",
+    "score_panel",
+    "score_twins",
+    "score_votes",
     "vote_accuracy",
+    "vote_ceiling",
     "vote_divergence",
 ]

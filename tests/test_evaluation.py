@@ -13,6 +13,7 @@ import datasets
 import evaluate
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 import torch
 from PIL import Image
@@ -22,12 +23,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from emosynthnet_hf import EmoSynthNetConfig, EmoSynthNetForImageClassification
 from emosynthnet_hf.evaluation import (
     EvaluationResult,
-    _load_images,
     calibrate,
     checkpoint_folder,
     compute_metrics,
     evaluate_checkpoint,
     fingerprint,
+    format_result,
+    load_images,
     main,
     predict_logits,
 )
@@ -114,7 +116,7 @@ def test_one_picture_has_one_score(checkpoint: Path, data: Path) -> None:
     files, labels = files_and_labels(data, "test")
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint)
-    images = _load_images(data, "test", processor, NAMES)
+    images = load_images(data, "test", processor, NAMES)
 
     evaluation = predict_logits(model, images, processor, batch_size=5)
     with torch.inference_mode():
@@ -135,7 +137,7 @@ def test_one_picture_has_one_score(checkpoint: Path, data: Path) -> None:
 
 def test_logits_are_divided_by_the_temperature(checkpoint: Path, data: Path) -> None:
     processor = EmoSynthNetImageProcessor.from_pretrained(checkpoint)
-    images = _load_images(data, "test", processor, NAMES)
+    images = load_images(data, "test", processor, NAMES)
     model = tiny_model()
     divided = predict_logits(model, images, processor)
     model.config.temperature = 1.0
@@ -146,7 +148,7 @@ def test_logits_are_divided_by_the_temperature(checkpoint: Path, data: Path) -> 
 
 def test_flip_mirrors_the_picture(checkpoint: Path, data: Path) -> None:
     processor = EmoSynthNetImageProcessor.from_pretrained(checkpoint)
-    images = _load_images(data, "test", processor, NAMES)
+    images = load_images(data, "test", processor, NAMES)
     model = tiny_model()
     flipped = predict_logits(model, images, processor, flip=True)
     plain = predict_logits(model, images, processor)
@@ -225,7 +227,7 @@ def test_weights_in_bfloat16_are_computed_in_float32(
     dtypes = {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
     assert torch.bfloat16 in dtypes and torch.float32 not in dtypes
 
-    images = _load_images(data, "test", processor, NAMES)
+    images = load_images(data, "test", processor, NAMES)
     rounded = tiny_model().bfloat16().float()
     expected = score(
         log_softmax(predict_logits(rounded, images, processor)), images.labels.numpy(), NAMES
@@ -248,7 +250,7 @@ def test_weights_in_bfloat16_are_computed_in_float32(
 
 def test_calibrating_twice_changes_nothing(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     processor = EmoSynthNetImageProcessor.from_pretrained(checkpoint)
-    images = _load_images(data, "validation", processor, NAMES)
+    images = load_images(data, "validation", processor, NAMES)
     model = tiny_model()
     logits = predict_logits(model, images, processor)
     # Right on three of four pictures, so that the best temperature is neither 0 nor infinite.
@@ -391,4 +393,94 @@ def test_errors_of_the_data(checkpoint: Path, data: Path, tmp_path: Path) -> Non
         evaluate_checkpoint(checkpoint, data, dtype="int8", progress=False)
     processor = EmoSynthNetImageProcessor.from_pretrained(checkpoint)
     with pytest.raises(ValueError, match=r"labels are cat, dog, .*data's angry, disgust"):
-        _load_images(data, "test", processor, ["cat", "dog"])
+        load_images(data, "test", processor, ["cat", "dog"])
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parquet files in Hub layout with FER+ votes; six of the 14 test pictures are in train."""
+    folder = tmp_path_factory.mktemp("votes") / "fer2013"
+    generator = np.random.default_rng(5)
+    pixels = generator.integers(0, 256, (22, SIDE, SIDE), dtype=np.uint8)
+    test = [*range(6), *range(14, 22)]
+    rows = {"train": range(14), "validation": range(8, 22), "test": test}
+    for split, chosen in rows.items():
+        datasets.Dataset.from_dict(
+            {
+                "image": [Image.fromarray(pixels[row]) for row in chosen],
+                "label": [number % 7 for number in range(14)],
+                "votes": generator.multinomial(10, np.ones(10) / 10, 14).tolist(),
+            },
+            features=datasets.Features(
+                {
+                    "image": datasets.Image(),
+                    "label": datasets.ClassLabel(names=NAMES),
+                    "votes": datasets.List(datasets.Value("int32")),
+                }
+            ),
+        ).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_one_reading_gives_twins_and_votes(checkpoint: Path, voted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    result = evaluate_checkpoint(checkpoint, voted, "test", flip=True, output=path, progress=False)
+    assert EvaluationResult.load(path) == result
+    assert result.twins is not None and result.votes is not None
+
+    table = datasets.Dataset.from_parquet(
+        str(voted / "data" / "test-00000-of-00001.parquet"), cache_dir=str(tmp_path / "cache")
+    )
+    files = []
+    for number, picture in enumerate(table["image"]):
+        files.append(str(tmp_path / f"{number}.png"))
+        picture.save(files[-1])
+    probabilities = pipeline_probabilities(checkpoint, files)
+    correct = probabilities.argmax(axis=1) == np.array(table["label"])
+    twins = result.twins["single_crop"]
+    assert twins.num_twins == 6
+    assert twins.accuracy == result.views["single_crop"].accuracy
+    assert twins.accuracy_of_twins == pytest.approx(correct[:6].mean(), abs=1e-6)
+    assert twins.accuracy_without_twins == pytest.approx(correct[6:].mean(), abs=1e-6)
+
+    # FER+ counts neutral, happiness, surprise, sadness, anger, disgust, fear, and three others.
+    votes = np.array(table["votes"])[:, [4, 5, 6, 1, 3, 2, 0]]
+    single = (votes == votes.max(axis=1, keepdims=True)).sum(axis=1) == 1
+    agree = (votes.argmax(axis=1) == probabilities.argmax(axis=1))[single].mean()
+    assert result.votes["single_crop"].accuracy == pytest.approx(agree, abs=1e-6)
+    shares = votes / votes.sum(axis=1, keepdims=True)
+    expected = scipy.stats.entropy(shares, probabilities, axis=1).mean()
+    assert result.votes["single_crop"].divergence == pytest.approx(expected, abs=1e-4)
+    assert result.vote_ceiling is not None
+    assert result.vote_ceiling.num_majorities == single.sum()
+    agree = (votes.argmax(axis=1) == np.array(table["label"]))[single].mean()
+    assert result.vote_ceiling.label_agreement == pytest.approx(agree, abs=1e-6)
+    assert list(result.twins) == list(result.votes) == list(result.views)
+
+    text = format_result(result)
+    assert "without the 6 pictures that are in train as well" in text
+    assert f"it is the label on {result.vote_ceiling.label_agreement:.2%}" in text
+
+
+def test_train_is_only_read_where_it_is_there_and_asked_for(
+    checkpoint: Path, data: Path, voted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "result.json"
+    result = evaluate_checkpoint(
+        checkpoint, voted, "test", compare_train=False, output=path, progress=False
+    )
+    assert result.twins is None and result.command.endswith("--no-compare-train")
+    assert not caplog.records
+    result = evaluate_checkpoint(checkpoint, data, "test", output=path, progress=False)
+    assert result.twins is None and result.votes is None and result.vote_ceiling is None
+    assert "twins in train are not counted: split must be one of" in caplog.text
+
+
+def test_results_of_before_twins_and_votes_can_be_read(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    result = evaluate_checkpoint(checkpoint, data, output=tmp_path / "result.json", progress=False)
+    values = result.to_dict()
+    for name in ("twins", "votes", "vote_ceiling"):
+        del values[name]
+    assert EvaluationResult.from_dict(values) == result

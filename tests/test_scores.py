@@ -322,3 +322,91 @@ def test_errors_of_logits() -> None:
         scores.log_softmax([[0.0, math.nan]])
     with pytest.raises(ValueError, match=r"\(samples, 5\).*got \(2, 3\)"):
         scores.score(np.zeros((2, 3)), [0, 1], NAMES)
+
+
+def test_twins_by_hand() -> None:
+    # Right, wrong, right, right; the second and third are in train.
+    log_probabilities = np.log([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    labels, is_twin = [0, 1, 1, 0], np.array([False, True, True, False])
+    assert scores.score_twins(log_probabilities, labels, is_twin) == scores.TwinScores(
+        num_twins=2, accuracy=0.75, accuracy_without_twins=1.0, accuracy_of_twins=0.5
+    )
+    none = scores.score_twins(log_probabilities, labels, np.zeros(4, dtype=bool))
+    assert none == scores.TwinScores(0, 0.75, 0.75, None)
+    every = scores.score_twins(log_probabilities, labels, np.ones(4, dtype=bool))
+    assert every == scores.TwinScores(4, 0.75, None, 0.75)
+    with pytest.raises(ValueError, match="got 4, 4 and 2"):
+        scores.score_twins(log_probabilities, labels, np.ones(2, dtype=bool))
+
+
+def test_twin_scores_equal_scikit_learn() -> None:
+    logits, labels = made_up()
+    is_twin = np.random.default_rng(2).random(len(labels)) < 0.1
+    result = scores.score_twins(scores.log_softmax(logits), labels, is_twin)
+    predicted = logits.argmax(axis=1)
+    assert result.accuracy == pytest.approx(accuracy_score(labels, predicted), abs=1e-6)
+    assert result.accuracy_without_twins == pytest.approx(
+        accuracy_score(labels[~is_twin], predicted[~is_twin]), abs=1e-6
+    )
+    assert result.accuracy_of_twins == pytest.approx(
+        accuracy_score(labels[is_twin], predicted[is_twin]), abs=1e-6
+    )
+
+
+def test_unanimous_votes_are_the_panels_too() -> None:
+    # Every panel of ten is the first one: KL = ln(1 / ((10 + 1/4) / 11)).
+    votes = np.diag([10, 10, 10, 10])
+    panel = scores.score_panel(votes)
+    assert panel == scores.VoteScores(1.0, pytest.approx(math.log(11 / 10.25), abs=1e-6))
+
+
+def test_a_panel_in_closed_form() -> None:
+    # Three votes, two for the first class: a panel draws k ~ Binomial(3, 2/3) for it, whose
+    # majority is right for k of 2 and 3.
+    chances = [1 / 27, 6 / 27, 12 / 27, 8 / 27]
+    divergences = [
+        2 / 3 * math.log(2 / 3 / ((k + 1 / 2) / 4))
+        + 1 / 3 * math.log(1 / 3 / ((3 - k + 1 / 2) / 4))
+        for k in range(4)
+    ]
+    panel = scores.score_panel([[2, 1], [1, 2]] * 500)
+    assert panel.accuracy == pytest.approx(20 / 27, abs=0.006)
+    assert panel.divergence == pytest.approx(np.dot(chances, divergences), abs=0.006)
+
+
+def test_ties_of_a_panel_are_broken_at_random() -> None:
+    # Of four votes the first class has three: P(k > 2) + P(k = 2) / 2 with k ~ Binomial(4, 3/4).
+    right = (81 + 108) / 256 + 54 / 256 / 2
+    for votes in ([[3, 1]] * 1000, [[1, 3]] * 1000):
+        assert scores.score_panel(votes).accuracy == pytest.approx(right, abs=0.006)
+
+
+def test_ceiling_by_hand() -> None:
+    # Unanimous and labelled so; unanimous and labelled otherwise; tied; without votes.
+    votes = [[4, 0], [0, 4], [1, 1], [0, 0]]
+    ceiling = scores.vote_ceiling([0, 0, 1, 1], votes)
+    assert (ceiling.num_voted, ceiling.num_majorities) == (3, 2)
+    assert ceiling.label_agreement == 0.5
+    assert ceiling.panel.accuracy == 1.0
+    assert scores.vote_ceiling([0, 0, 1, 1], votes) == ceiling
+
+
+def test_vote_scores_are_rounded_votes() -> None:
+    logits, _ = made_up(50)
+    votes = np.random.default_rng(1).integers(0, 4, logits.shape)
+    log_probabilities = scores.log_softmax(logits)
+    result = scores.score_votes(log_probabilities, votes)
+    single = [row for row in range(50) if (votes[row] == votes[row].max()).sum() == 1]
+    assert result.accuracy == pytest.approx(
+        accuracy_score(votes[single].argmax(axis=1), logits[single].argmax(axis=1)), abs=1e-6
+    )
+    expected = [
+        entropy(row, probabilities)
+        for row, probabilities in zip(votes, np.exp(log_probabilities), strict=True)
+    ]
+    assert result.divergence == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_errors_of_panels() -> None:
+    with pytest.raises(ValueError, match="whole numbers, got fractions"):
+        scores.score_panel([[0.5, 0.5]])
