@@ -132,7 +132,7 @@ def guided_backpropagation(
     _check_pixels(pixel_values)
     with _evaluation_mode(model), _GuidedActivations(), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
-        logits = _logits(model(pixels))
+        logits = logits_of(model(pixels))
         chosen = _chosen_classes(classes, logits)
         pictures = []
         for column in range(chosen.shape[1]):
@@ -180,7 +180,7 @@ def _logits_from(model: nn.Module, pixel_values: Tensor, layer: str) -> tuple[Te
     handle = modules[layer].register_forward_hook(cut)
     try:
         with torch.no_grad(), _without_parameter_gradients(model):
-            logits = _logits(model(pixel_values))
+            logits = logits_of(model(pixel_values))
     finally:
         handle.remove()
     if len(activations) != 1:
@@ -190,7 +190,12 @@ def _logits_from(model: nn.Module, pixel_values: Tensor, layer: str) -> tuple[Te
     return logits, activations[0]
 
 
-def _logits(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
+    """The logits (N, K) of what a classifier returns: a tensor, or an output that has `logits`.
+
+    Raises:
+        ValueError: another shape.
+    """
     logits = output if isinstance(output, Tensor) else output.logits
     if logits.ndim != 2:
         raise ValueError(f"the model's logits must have shape (N, K), got {tuple(logits.shape)}")
@@ -289,5 +294,6 @@ __all__ = [
     "grid_extent",
     "guided_backpropagation",
     "guided_grad_cam",
+    "logits_of",
     "on_picture",
 ]

@@ -323,6 +323,36 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert correlation > 0.99
 
 
+def test_guided_backpropagation_takes_bfloat16() -> None:
+    model, x = emosynthnet(), torch.randn(2, 1, 48, 48)
+    want = guided_backpropagation(model, x)
+    got = guided_backpropagation(model.to(torch.bfloat16), x.to(torch.bfloat16))
+    assert got.dtype == torch.float32
+    correlation = torch.corrcoef(torch.stack([got.flatten(), want.flatten()]))[0, 1]
+    assert correlation > 0.97
+
+
+def test_the_margin_of_training_does_not_reach_the_maps() -> None:
+    x = torch.randn(1, 1, 48, 48)
+    maps = []
+    for margin in ("none", "mam"):
+        torch.manual_seed(0)
+        config = EmoSynthNetConfig(image_size=48, num_labels=3, margin=margin, **WIDTHS)
+        maps.append(grad_cam(EmoSynthNetForImageClassification(config), x, relu=False))
+    assert maps[0].abs().max() > 0
+    torch.testing.assert_close(maps[0], maps[1], rtol=0, atol=0)
+
+
+def test_one_forward_pass_and_a_backward_pass_a_class() -> None:
+    model, x = emosynthnet(num_labels=5), torch.randn(2, 1, 48, 48)
+    forward: list[int] = []
+    backward: list[int] = []
+    model.classifier.register_forward_hook(lambda *_: forward.append(1))
+    model.classifier.register_full_backward_hook(lambda *_: backward.append(1))
+    assert grad_cam(model, x).shape == (2, 5, 48, 48)
+    assert (len(forward), len(backward)) == (1, 5)
+
+
 @pytest.mark.parametrize(
     ("layer", "classes", "shape", "message"),
     [
