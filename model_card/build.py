@@ -3,7 +3,9 @@
     python model_card/build.py checkpoints/NAME [--readme README.md]
 
 Every number comes from `results/*.json`, which `emosynthnet_hf.evaluation` wrote, from
-`training/*.json`, which `training/train.py` wrote, or from the configuration.
+`training/*.json`, which `training/train.py` wrote, from the leak audit in `docs/audits`, which
+`training/audit_data.py` wrote, or from the configuration. Beside the card it writes plots
+(`images/`) and the Hub's evaluation file (`.eval_results/`).
 """
 
 import argparse
@@ -14,12 +16,18 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from safetensors import safe_open
 
 from emosynthnet_hf import EmoSynthNetConfig
-from emosynthnet_hf.evaluation import EvaluationResult
+from emosynthnet_hf.evaluation import SINGLE_CROP, EvaluationResult
+from plots import draw
 
 HERE = Path(__file__).resolve().parent
+AUDITS = HERE.parent / "docs" / "audits"
+DATASET = "AutumnQiu/fer2013"
+EVALUATION_FILE = ".eval_results/fer2013.yaml"
 FIGURES = ("<!-- figures: written by model_card/build.py -->", "<!-- end of figures -->")
 SCORES = {
     "accuracy": "accuracy",
@@ -46,19 +54,91 @@ def score_rows(result: EvaluationResult) -> str:
     return "\n".join(rows)
 
 
+def further_rows(result: EvaluationResult) -> str:
+    """Rows as in `score_rows` on confidence, twins and votes, as far as the result holds them."""
+    rows: dict[str, Sequence[float | None]] = {
+        "accuracy of the surest half": [
+            1 - min(view.risk_coverage, key=lambda point: abs(point[0] - 0.5))[1]
+            for view in result.views.values()
+        ]
+    }
+    if result.twins:
+        entries = [result.twins[name] for name in result.views]
+        count = entries[0].num_twins
+        without = [entry.accuracy_without_twins for entry in entries]
+        twins = [entry.accuracy_of_twins for entry in entries]
+        rows[f"accuracy without the {count} pictures that are in train"] = without
+        rows[f"accuracy on those {count}"] = twins
+    if result.votes:
+        name = "agreement with the majority of FER+'s votes"
+        rows[name] = [result.votes[view].accuracy for view in result.views]
+    lines = [
+        f"| {name} | "
+        + " | ".join("none" if value is None else percent(value) for value in values)
+        + " |"
+        for name, values in rows.items()
+    ]
+    if result.votes:
+        values = [f"{result.votes[view].divergence:.4f}" for view in result.views]
+        lines.append("| KL divergence from FER+'s votes, nats | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def ceiling_sentence(result: EvaluationResult) -> str:
+    """What people reach on the same pictures, where votes tell."""
+    if result.vote_ceiling is None:
+        return ""
+    ceiling = result.vote_ceiling
+    return (
+        f"The original labels agree with FER+'s majority on {percent(ceiling.label_agreement)} of "
+        f"the {ceiling.num_majorities:,} pictures that have one; a second panel of as many "
+        f"annotators would agree on {percent(ceiling.panel.accuracy)}."
+    )
+
+
+def duplicates_table(audit: dict[str, Any]) -> str:
+    """The audit's pictures in two splits as a Markdown table."""
+    lines = ["| | identical | identical or near-identical | of these with another label |"]
+    lines.append("| --- | --- | --- | --- |")
+    for where, same in audit["identical"]["across"].items():
+        alike = audit["alike"]["across"][where]
+        lines.append(
+            f"| {where} | {same['images']} | {alike['images']} | {alike['with_another_label']} |"
+        )
+    return "\n".join(lines)
+
+
+def evaluation_file(folder: Path) -> str:
+    """The Hub's `.eval_results` YAML of a checkpoint folder: one entry a score, single crop."""
+    test = _result(folder, "test")
+    scores = test.views[SINGLE_CROP]
+    entries = [
+        EvalResultEntry(
+            dataset_id=DATASET,
+            task_id=field,
+            value=getattr(scores, field),
+            date=test.date,
+            notes=f"split {test.split}, single crop, {test.num_samples} pictures; {test.command}",
+        )
+        for field in ("accuracy", "macro_f1")
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, width=1000)
+    return text
+
+
 def class_rows(result: EvaluationResult) -> str:
     """A Markdown row a class, single crop."""
     return "\n".join(
         f"| {name} | {percent(scores.precision)} | {percent(scores.recall)} "
         f"| {percent(scores.f1)} | {scores.support} |"
-        for name, scores in result.views["single_crop"].per_class.items()
+        for name, scores in result.views[SINGLE_CROP].per_class.items()
     )
 
 
 def confusion_table(result: EvaluationResult) -> str:
     """The confusion matrix as a Markdown table, single crop."""
     names = result.label_names
-    matrix = result.views["single_crop"].confusion_matrix
+    matrix = result.views[SINGLE_CROP].confusion_matrix
     lines = ["| | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     for name, row in zip(names, matrix, strict=True):
         lines.append(f"| {name} | " + " | ".join(map(str, row)) + " |")
@@ -72,8 +152,8 @@ def card(folder: Path) -> str:
         FileNotFoundError: results or training files are missing.
     """
     config = EmoSynthNetConfig.from_pretrained(folder)
-    test = EvaluationResult.load(folder / "results" / "fer2013-test.json")
-    validation = EvaluationResult.load(folder / "results" / "fer2013-validation.json")
+    test, validation = _result(folder, "test"), _result(folder, "validation")
+    audit: dict[str, Any] = _read(AUDITS / "fer2013.json")
     log: list[dict[str, Any]] = _read(folder / "training" / "training_log.json")
     environment: dict[str, Any] = _read(folder / "training" / "environment.json")
     provenance = folder / "training" / "provenance.md"
@@ -84,9 +164,16 @@ def card(folder: Path) -> str:
         labels=", ".join(test.label_names),
         width_percent=100 * config.analysis_widths[0][0] // base.analysis_widths[0][0],
         parameters_millions=f"{_count_parameters(folder / 'model.safetensors') / 1e6:.2f}",
-        accuracy=test.views["single_crop"].accuracy,
-        macro_f1=test.views["single_crop"].macro_f1,
+        accuracy=test.views[SINGLE_CROP].accuracy,
+        accuracy_percent=percent(test.views[SINGLE_CROP].accuracy),
+        macro_f1=test.views[SINGLE_CROP].macro_f1,
+        dataset=DATASET,
         split=test.split,
+        train_images=f"{audit['splits']['train']['images']:,}",
+        validation_images=f"{audit['splits']['validation']['images']:,}",
+        test_images=f"{audit['splits']['test']['images']:,}",
+        duplicates=duplicates_table(audit),
+        audit_command=audit["command"],
         epochs=round(log[-1]["epoch"]),
         minutes=round(log[-1]["run_seconds"] / 60),
         cores=environment["cores"],
@@ -98,7 +185,10 @@ def card(folder: Path) -> str:
             f"On validation (PublicTest), on which the epoch was chosen: "
             f"{percent(validation.views['single_crop'].accuracy)} accuracy, single crop."
         ),
-        scores=score_rows(test),
+        views=" | ".join(name.replace("_", " ") for name in test.views),
+        rule=" --- |" * len(test.views),
+        scores=f"{score_rows(test)}\n{further_rows(test)}",
+        ceiling=ceiling_sentence(test),
         per_class=class_rows(test),
         confusion=confusion_table(test),
         temperature=test.temperature,
@@ -108,7 +198,7 @@ def card(folder: Path) -> str:
 
 def figures(folder: Path) -> str:
     """The README's table of what the checkpoint scores."""
-    test = EvaluationResult.load(folder / "results" / "fer2013-test.json")
+    test = _result(folder, "test")
     return "\n".join(
         [
             f"`{folder.name}` on the test split of FER-2013 (PrivateTest, {test.num_samples:,} "
@@ -148,6 +238,10 @@ def _count_parameters(weights: Path) -> int:
     return count
 
 
+def _result(folder: Path, split: str) -> EvaluationResult:
+    return EvaluationResult.load(folder / "results" / f"fer2013-{split}.json")
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -160,6 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         text = card(options.folder)
+        evaluations = evaluation_file(options.folder)
+        draw(_result(options.folder, "test"), options.folder / "images")
         if options.readme:
             readme = options.readme.read_text(encoding="utf-8")
             options.readme.write_text(
@@ -169,6 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     (options.folder / "README.md").write_text(text, encoding="utf-8")
+    evaluation_path = options.folder / EVALUATION_FILE
+    evaluation_path.parent.mkdir(exist_ok=True)
+    evaluation_path.write_text(evaluations, encoding="utf-8")
     return 0
 
 

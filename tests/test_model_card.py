@@ -2,12 +2,29 @@
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import EvalResult
+from PIL import Image
 
 from emosynthnet_hf.evaluation import EvaluationResult
-from model_card.build import card, figures, main, with_figures
+from emosynthnet_hf.scores import TwinScores, VoteCeiling, VoteScores
+from model_card.build import (
+    EVALUATION_FILE,
+    card,
+    ceiling_sentence,
+    duplicates_table,
+    evaluation_file,
+    figures,
+    further_rows,
+    main,
+    with_figures,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = Path("checkpoints/emosynthnet-small-fer2013")
@@ -49,6 +66,79 @@ def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
     forged = readme.replace(shown, "99.99 %")
     assert forged != readme
     assert with_figures(forged, figures(CHECKPOINT)) == readme
+
+
+def test_the_committed_evaluation_file_is_what_the_builder_writes() -> None:
+    written = (CHECKPOINT / EVALUATION_FILE).read_text(encoding="utf-8")
+    assert written == evaluation_file(CHECKPOINT)
+    values = json.loads((CHECKPOINT / "results" / "fer2013-test.json").read_text(encoding="utf-8"))
+    scores = values["views"]["single_crop"]
+    entries = yaml.safe_load(written)
+    assert {entry["dataset"]["task_id"]: entry["value"] for entry in entries} == {
+        "accuracy": scores["accuracy"],
+        "macro_f1": scores["macro_f1"],
+    }
+    assert {entry["dataset"]["id"] for entry in entries} == {"AutumnQiu/fer2013"}
+
+
+def test_the_hub_reads_the_front_matter() -> None:
+    data = ModelCard.load(CHECKPOINT / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-classification")
+    assert (data.license, data.datasets) == ("other", ["AutumnQiu/fer2013"])
+    results: list[EvalResult] = data.eval_results
+    test = EvaluationResult.load(CHECKPOINT / "results" / "fer2013-test.json")
+    scores = test.views["single_crop"]
+    assert {result.metric_type: result.metric_value for result in results} == {
+        "accuracy": scores.accuracy,
+        "f1": scores.macro_f1,
+    }
+
+
+def test_duplicates_are_those_of_the_audit() -> None:
+    audit = json.loads((ROOT / "docs" / "audits" / "fer2013.json").read_text(encoding="utf-8"))
+    same = len(audit["identical"]["across"]["test in train"]["rows"])
+    alike = audit["alike"]["across"]["test in train"]
+    row = f"| test in train | {same} | {len(alike['rows'])} | {alike['with_another_label']} |"
+    assert row in duplicates_table(audit).splitlines()
+    assert row in card(CHECKPOINT)
+
+
+def test_twins_and_votes_are_shown_where_the_results_hold_them() -> None:
+    result = EvaluationResult.load(CHECKPOINT / "results" / "fer2013-test.json")
+    plain = replace(result, twins=None, votes=None, vote_ceiling=None)
+    assert ceiling_sentence(plain) == ""
+    assert "FER+" not in further_rows(plain)
+    assert "in train" not in further_rows(plain)
+    full = replace(
+        result,
+        twins=dict.fromkeys(result.views, TwinScores(12, 0.6, 0.5, 0.75)),
+        votes=dict.fromkeys(result.views, VoteScores(0.625, 0.5)),
+        vote_ceiling=VoteCeiling(3500, 3400, 0.7, VoteScores(0.8, 0.1)),
+    )
+    cells = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1].removesuffix(" |")
+        for line in further_rows(full).splitlines()
+    }
+    assert cells["accuracy without the 12 pictures that are in train"] == "50.00 %"
+    assert cells["accuracy on those 12"] == "75.00 %"
+    assert cells["agreement with the majority of FER+'s votes"] == "62.50 %"
+    assert cells["KL divergence from FER+'s votes, nats"] == "0.5000"
+    assert "70.00 % of the 3,400" in ceiling_sentence(full)
+    assert "80.00 %" in ceiling_sentence(full)
+
+
+def test_one_command_writes_card_plots_and_evaluation_file(tmp_path: Path) -> None:
+    folder = tmp_path / CHECKPOINT.name
+    shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("images", ".*", "README.md"))
+    assert main([str(folder)]) == 0
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for name in ("confusion-matrix", "reliability"):
+        assert f"(images/{name}.png)" in text
+        for parent in (folder, CHECKPOINT):
+            with Image.open(parent / "images" / f"{name}.png") as picture:
+                assert min(picture.size) > 500
+                assert len(picture.convert("RGB").getcolors(2**20) or ()) > 20
+    assert (folder / EVALUATION_FILE).read_text(encoding="utf-8")
 
 
 def test_missing_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,68 @@
+"""Pictures of a card: drawn from the results, without a display."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from emosynthnet_hf.evaluation import SINGLE_CROP, EvaluationResult
+
+# For readers who tell few colours apart: dark on light, and every cell with its number.
+COLOURS = "Blues"
+
+
+def confusion_matrix(result: EvaluationResult) -> Figure:
+    """Shares of each true class by predicted class, single crop."""
+    names = result.label_names
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    for row, counts in enumerate(result.views[SINGLE_CROP].confusion_matrix):
+        total = sum(counts)
+        shares = [count / total if total else 0.0 for count in counts]
+        # One row of the picture: (1, K)
+        axes.imshow(
+            [shares],
+            cmap=COLOURS,
+            vmin=0,
+            vmax=1,
+            extent=(-0.5, len(names) - 0.5, row + 0.5, row - 0.5),
+        )
+        for column, share in enumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{share:.0%}", ha="center", va="center", color=colour)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xticks(range(len(names)), names, rotation=45)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{result.dataset}, {result.split}")
+    return figure
+
+
+def reliability(result: EvaluationResult) -> Figure:
+    """Accuracy against confidence by bin, with the number of pictures below, single crop."""
+    bins = result.views[SINGLE_CROP].reliability_bins
+    centres = [(each.lower + each.upper) / 2 for each in bins]
+    width = bins[0].upper - bins[0].lower
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.bar(
+        centres, [each.accuracy or 0.0 for each in bins], width, color="#4878a8", edgecolor="white"
+    )
+    upper.plot([0, 1], [0, 1], color="black", linestyle="--", label="as accurate as confident")
+    upper.legend(loc="upper left")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    upper.set_title(f"{result.dataset}, {result.split}")
+    lower.bar(centres, [each.count for each in bins], width, color="#999999", edgecolor="white")
+    lower.set(xlabel="confidence", ylabel="pictures")
+    return figure
+
+
+def draw(result: EvaluationResult, folder: Path) -> None:
+    """Write `confusion-matrix.png` and `reliability.png` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in (
+        ("confusion-matrix", confusion_matrix(result)),
+        ("reliability", reliability(result)),
+    ):
+        figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
+
+
+__all__ = ["confusion_matrix", "draw", "reliability"]
