@@ -3,6 +3,7 @@ transformers."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from . import losses
 from .collator import EmoSynthNetCollator
 from .configuration_emosynthnet import EmoSynthNetConfig
 from .image_processing_emosynthnet import EmoSynthNetImageProcessor
@@ -23,4 +24,5 @@ __all__ = [
     "EmoSynthNetForImageClassification",
     "EmoSynthNetImageProcessor",
     "EmoSynthNetModel",
+    "losses",
 ]

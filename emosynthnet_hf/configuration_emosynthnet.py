@@ -7,8 +7,30 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-MARGINS = ("none", "mam", "mam_all", "mam_figure", "mam_verbatim")
-LOSSES = ("ce", "sce")
+# The first five margins and two losses are in margin_emosynthnet.py; the others are the
+# laboratory's, in the package's `losses/`.
+MARGINS = (
+    *("none", "mam", "mam_all", "mam_figure", "mam_verbatim"),
+    *("sm", "l", "a", "am", "double_am", "aam", "dam"),
+)
+LOSSES = (
+    *("ce", "sce"),
+    *("mse", "focal", "gce", "truncated_gce", "real_world_ce", "mixed_ce"),
+    *("active_passive", "dwb", "symmetric_ce", "sample_ratio"),
+)
+
+# What the last dense layer computes of features x and weights w, theta the angle between them:
+# w x + b, w x, |x| cos(theta), or logit_scale * cos(theta).
+CLASSIFIERS = ("linear", "unbiased", "unit_weights", "cosine")
+# Angular margins work on one of them alone; all other margins, on any.
+CLASSIFIER_OF_MARGIN = {
+    "l": "unbiased",
+    "a": "unit_weights",
+    "am": "cosine",
+    "double_am": "cosine",
+    "aam": "cosine",
+    "dam": "cosine",
+}
 
 # Convolutions of blocks 1 to 4, and the two identity skips of blocks 1 and 3 (section 3.2.3).
 ANALYSIS_DEPTHS = (4, 4, 4, 3)
@@ -64,19 +86,26 @@ class EmoSynthNetConfig(PreTrainedConfig):
             Above 0, a linear head on the spatial mean of the side branch's pooled output adds its
             loss, times this weight, in training (section 3.2.2; GoogLeNet used 0.3).
         margin (`str`, defaults to `"mam"`):
-            How logits and targets become probabilities in training: one of `none`, `mam`,
-            `mam_all`, `mam_figure`, `mam_verbatim` (`margin_emosynthnet.MARGIN_FUNCTIONS`).
+            How logits and targets become probabilities in training: one of `MARGINS`, explained in
+            docs/losses.md. Those but `none` and the four of `mam` need the installed package.
         margin_kwargs (`dict[str, Any]`):
             Keyword arguments of that margin function, e.g. `{"epsilon": 0.2, "maximum": 4.0}`.
         learnable_epsilon (`bool`, defaults to `False`):
             Make the `epsilon` of a MAM margin a parameter, kept positive by softplus. The loss
             falls as it falls, so it drifts down: for experiments only.
         loss (`str`, defaults to `"sce"`):
-            How probabilities are scored in training: `ce` or `sce`
-            (`margin_emosynthnet.LOSS_FUNCTIONS`).
+            How probabilities are scored in training: one of `LOSSES`, explained in docs/losses.md.
+            Those but `ce` and `sce` need the installed package.
         loss_kwargs (`dict[str, Any]`):
             Keyword arguments of that loss function, e.g. `{"ce_weight": 0.5, "proposed_weight":
             0.5}`.
+        classifier (`str`, *optional*):
+            The last dense layer: `linear`, `unbiased` (without bias), `unit_weights` (weights
+            normalised, no bias) or `cosine` (weights and features normalised, no bias, times
+            `logit_scale`). By default the one that the margin needs: `unbiased` for `l`,
+            `unit_weights` for `a`, `cosine` for `am`, `double_am`, `aam` and `dam`, else `linear`.
+        logit_scale (`float`, defaults to 30.0):
+            The scale s of a `cosine` classifier (30 in AM-Softmax, Wang et al., 2018).
         label_smoothing (`float`, defaults to 0.0):
             Share of the target spread evenly over all classes, in [0, 1).
         class_weights (`list[float]`, *optional*):
@@ -115,6 +144,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
     learnable_epsilon: bool = False
     loss: str = "sce"
     loss_kwargs: dict[str, Any] = field(default_factory=dict)
+    classifier: str | None = None
+    logit_scale: float | int = 30.0
     label_smoothing: float | int = 0.0
     class_weights: list[float | int] | None = None
     temperature: float | int = 1.0
@@ -122,6 +153,8 @@ class EmoSynthNetConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.id2label is None:
             kwargs.setdefault("num_labels", 7)
+        if self.classifier is None:
+            self.classifier = CLASSIFIER_OF_MARGIN.get(self.margin, "linear")
         super().__post_init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -186,8 +219,23 @@ class EmoSynthNetConfig(PreTrainedConfig):
             raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {self.margin!r}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.learnable_epsilon and self.margin == "none":
-            raise ValueError("learnable_epsilon needs a margin with an epsilon, got margin 'none'")
+        if self.learnable_epsilon and not self.margin.startswith("mam"):
+            raise ValueError(
+                f"learnable_epsilon needs a margin with an epsilon, got margin {self.margin!r}"
+            )
+
+    def validate_classifier(self) -> None:
+        if self.classifier not in CLASSIFIERS:
+            raise ValueError(
+                f"classifier must be one of {', '.join(CLASSIFIERS)}, got {self.classifier!r}"
+            )
+        needed = CLASSIFIER_OF_MARGIN.get(self.margin, self.classifier)
+        if self.classifier != needed:
+            raise ValueError(
+                f"margin {self.margin!r} needs classifier {needed!r}, got {self.classifier!r}"
+            )
+        if not (self.logit_scale > 0.0 and math.isfinite(self.logit_scale)):
+            raise ValueError(f"logit_scale must be finite and above 0, got {self.logit_scale}")
 
     def validate_classes(self) -> None:
         if self.num_labels is None or self.num_labels < 2:
@@ -211,4 +259,11 @@ def _check_groups(name: str, groups: list[list[int]], depths: tuple[int, ...]) -
         )
 
 
-__all__ = ["LOSSES", "MARGINS", "PRESETS", "EmoSynthNetConfig"]
+__all__ = [
+    "CLASSIFIERS",
+    "CLASSIFIER_OF_MARGIN",
+    "LOSSES",
+    "MARGINS",
+    "PRESETS",
+    "EmoSynthNetConfig",
+]

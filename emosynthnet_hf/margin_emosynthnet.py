@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .configuration_emosynthnet import LOSSES, MARGINS
+
 # --------------------------------------------------------------------------------------------------
 # Margins: (logits (N, K), targets (N, K)) -> log-probabilities (N, K)
 # --------------------------------------------------------------------------------------------------
@@ -208,6 +210,13 @@ MARGIN_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 LOSS_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "sce": sce}
 
 
+# Losses that read no class whose target is 0: with integer labels they get (N, 1), not (N, K).
+TARGET_ONLY_LOSSES: set[str] = {"ce"}
+
+# Keyword arguments that [`MarginLoss`] passes itself, to functions that have them.
+_PASSED = ("norms", "progress")
+
+
 class MarginLoss(nn.Module):
     """Training loss of logits against labels: a margin, a loss, label smoothing and class weights.
 
@@ -216,17 +225,24 @@ class MarginLoss(nn.Module):
     changes the targets of the loss, not those of the margin or of the weights. Computed in float32,
     or in float64 for float64 logits.
 
-    Under gradient accumulation the unweighted `ce` is exact. With `sce`, whose alpha is a mean over
-    the batch, and with class weights, whose normaliser is a sum over it, each micro-batch is scored
-    by itself and then averaged.
+    Under gradient accumulation the unweighted `ce` is exact. With losses that look at the whole
+    batch (`sce`, `sample_ratio`) and with class weights, whose normaliser is a sum over it, each
+    micro-batch is scored by itself and then averaged.
+
+    Margins and losses other than this file's are registered by `import emosynthnet_hf`. Without
+    them a model that was trained with one loads and predicts; its training loss is an error.
 
     Args:
         num_labels: K.
-        margin, loss: names in `MARGIN_FUNCTIONS` and `LOSS_FUNCTIONS`.
+        margin, loss: names in `MARGINS` and `LOSSES`.
         margin_kwargs, loss_kwargs: keyword arguments of these functions.
         learnable_epsilon: make the margin's `epsilon` a parameter, `softplus(raw_epsilon)`.
         label_smoothing: in [0, 1).
         class_weights: K numbers, or None.
+
+    Attributes:
+        progress: the share of the training that is done, in [0, 1], for what follows a schedule;
+            set by `emosynthnet_hf.losses.ProgressCallback`, or by your own loop.
 
     Raises:
         ValueError: an unknown name or argument, a value out of range, another number of class
@@ -246,17 +262,9 @@ class MarginLoss(nn.Module):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__()
-        for kind, name, functions in (
-            ("margin", margin, MARGIN_FUNCTIONS),
-            ("loss", loss, LOSS_FUNCTIONS),
-        ):
-            if name not in functions:
-                raise ValueError(f"{kind} must be one of {', '.join(functions)}, got {name!r}")
-            _check_kwargs(
-                f"{kind}_kwargs",
-                functions[name],
-                margin_kwargs if kind == "margin" else loss_kwargs,
-            )
+        for kind, name, names in (("margin", margin, MARGINS), ("loss", loss, LOSSES)):
+            if name not in names:
+                raise ValueError(f"{kind} must be one of {', '.join(names)}, got {name!r}")
         if class_weights is not None and len(class_weights) != num_labels:
             raise ValueError(
                 f"class_weights must have {num_labels} entries, one a class, "
@@ -265,14 +273,23 @@ class MarginLoss(nn.Module):
         self.margin, self.loss = margin, loss
         self.margin_kwargs, self.loss_kwargs = dict(margin_kwargs or {}), dict(loss_kwargs or {})
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
-        # One evaluation, so that values out of range are found here and not in the first training
-        # step.
+        self.progress: float | None = None
+        self._asks: dict[str, list[str]] = {}  # function -> what it is passed
+        # One evaluation each, so that values out of range are found here and not in the first
+        # training step.
         targets = torch.eye(2, num_labels)
-        LOSS_FUNCTIONS[loss](
-            MARGIN_FUNCTIONS[margin](targets, targets, **self.margin_kwargs),
-            targets,
-            **self.loss_kwargs,
-        )
+        passed: dict[str, Any] = {"norms": torch.ones(1, 1), "progress": 0.0}
+        for kind, name, functions, scores, kwargs in (
+            ("margin", margin, MARGIN_FUNCTIONS, targets, self.margin_kwargs),
+            ("loss", loss, LOSS_FUNCTIONS, F.log_softmax(targets, dim=-1), self.loss_kwargs),
+        ):
+            if name in functions:
+                keywords = _keywords(functions[name])
+                _check_kwargs(f"{kind}_kwargs", functions[name], kwargs)
+                self._asks[kind] = [key for key in _PASSED if key in keywords]
+                functions[name](
+                    scores, targets, **kwargs, **{key: passed[key] for key in self._asks[kind]}
+                )
         self.raw_epsilon: nn.Parameter | None = None
         if learnable_epsilon:
             self.raw_epsilon = nn.Parameter(torch.tensor(self.initial_raw_epsilon))
@@ -283,7 +300,11 @@ class MarginLoss(nn.Module):
         return math.log(math.expm1(self.margin_kwargs.get("epsilon", 0.2)))
 
     def forward(
-        self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+        norms: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
@@ -292,19 +313,37 @@ class MarginLoss(nn.Module):
             num_items_in_batch: label elements in all micro-batches of the step, as transformers'
                 Trainer counts them (samples for integer labels, samples times K for soft ones).
                 None: this batch is all of it.
+            norms: for angular margins, what the cosines are multiplied by to give `logits`,
+                broadcastable to (N, K).
 
         Returns:
             Scalar loss.
+
+        Raises:
+            RuntimeError: a margin or loss of the package that is not imported; a schedule without
+                progress.
+            ValueError: labels of another shape or dtype; an angular margin without norms.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
         targets = as_targets(labels, logits)
-        margin_kwargs = self.margin_kwargs
+        margin = _registered("margin", self.margin, MARGIN_FUNCTIONS)
+        loss = _registered("loss", self.loss, LOSS_FUNCTIONS)
+        margin_kwargs = self.margin_kwargs | self._passed("margin", norms)
+        loss_kwargs = self.loss_kwargs | self._passed("loss", norms)
         if self.raw_epsilon is not None:
             margin_kwargs = margin_kwargs | {"epsilon": F.softplus(self.raw_epsilon)}
 
-        log_probs = MARGIN_FUNCTIONS[self.margin](logits, targets, **margin_kwargs)
-        smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]
-        losses = LOSS_FUNCTIONS[self.loss](log_probs, smoothed, **self.loss_kwargs)
+        log_probs = margin(logits, targets, **margin_kwargs)
+        if self.label_smoothing > 0:
+            smoothed = (
+                targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]
+            )
+            losses = loss(log_probs, smoothed, **loss_kwargs)
+        elif self.loss in TARGET_ONLY_LOSSES and labels.ndim == 1:
+            own = log_probs.gather(-1, labels.long().unsqueeze(-1))  # (N, K) -> (N, 1)
+            losses = loss(own, torch.ones_like(own), **loss_kwargs)
+        else:
+            losses = loss(log_probs, targets, **loss_kwargs)
 
         if self.class_weights is None:
             mean = losses.mean()
@@ -318,14 +357,42 @@ class MarginLoss(nn.Module):
             return mean
         return mean * (labels.numel() / num_items_in_batch)
 
+    def _passed(self, kind: str, norms: Tensor | None) -> dict[str, Any]:
+        passed: dict[str, Any] = {}
+        for key in self._asks[kind]:
+            value = norms if key == "norms" else self.progress
+            if value is None and key == "norms":
+                raise ValueError(f"the margin {self.margin!r} needs norms, got None")
+            if value is None:
+                raise RuntimeError(
+                    f"the {kind} {getattr(self, kind)!r} follows a schedule and needs the "
+                    f"training's progress: add emosynthnet_hf.losses.ProgressCallback() to the "
+                    f"Trainer, or set model.training_loss.progress to a number in [0, 1]"
+                )
+            passed[key] = value
+        return passed
+
+
+def _registered(
+    kind: str, name: str, functions: dict[str, Callable[..., Tensor]]
+) -> Callable[..., Tensor]:
+    if name not in functions:
+        raise RuntimeError(
+            f"the {kind} {name!r} is not in this file: its training loss needs "
+            f"`pip install emosynthnet-hf` and `import emosynthnet_hf`"
+        )
+    return functions[name]
+
+
+def _keywords(function: Callable[..., Tensor]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [item.name for item in parameters if item.kind is item.KEYWORD_ONLY]
+
 
 def _check_kwargs(
     name: str, function: Callable[..., Tensor], kwargs: dict[str, Any] | None
 ) -> None:
-    parameters = inspect.signature(function).parameters.values()
-    allowed = [
-        parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
-    ]
+    allowed = [keyword for keyword in _keywords(function) if keyword not in _PASSED]
     unknown = [key for key in kwargs or {} if key not in allowed]
     if unknown:
         raise ValueError(
@@ -344,7 +411,7 @@ def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
     """
     num_samples, num_classes = logits.shape
     if labels.shape == (num_samples,) and not labels.is_floating_point():
-        return F.one_hot(labels.long(), num_classes).to(logits.dtype)
+        return torch.zeros_like(logits).scatter(-1, labels.long().unsqueeze(-1), 1.0)
     if labels.shape == (num_samples, num_classes) and labels.is_floating_point():
         return labels.to(logits.dtype)
     raise ValueError(
@@ -356,6 +423,7 @@ def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
 __all__ = [
     "LOSS_FUNCTIONS",
     "MARGIN_FUNCTIONS",
+    "TARGET_ONLY_LOSSES",
     "MarginLoss",
     "as_targets",
     "cross_entropy",

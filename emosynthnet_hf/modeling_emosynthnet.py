@@ -151,12 +151,45 @@ def side_pooling(image_size: int) -> nn.AvgPool2d | nn.AdaptiveAvgPool2d:
 
 
 class EmoSynthNetClassifier(nn.Linear):
-    """Last dense layer, which starts near zero: (N, features) -> logits (N, K).
+    """Last dense layer: (N, features) -> logits (N, K). See `config.classifier` for its kinds.
 
-    Large random logits are cut fastest by pushing the first hidden dense layer, with its tens of
-    thousands of inputs, so far down that its ELU is flat for every picture: seen with Adam at 1e-3,
-    where nothing was learnt any more.
+    The linear one starts near zero. Large random logits are cut fastest by pushing the first hidden
+    dense layer, with its tens of thousands of inputs, so far down that its ELU is flat for every
+    picture: seen with Adam at 1e-3, where nothing was learnt any more.
+
+    Cosines are computed in float32 at least, under autocast too: angles near 0 need the digits.
     """
+
+    def __init__(self, config: EmoSynthNetConfig, in_features: int) -> None:
+        num_labels = cast(int, config.num_labels)  # validated
+        super().__init__(in_features, num_labels, bias=config.classifier == "linear")
+        self.kind, self.logit_scale = config.classifier, float(config.logit_scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.kind not in ("unit_weights", "cosine"):
+            return super().forward(features)
+        with torch.autocast(features.device.type, enabled=False):
+            features, weight = _at_least_float32(features, self.weight)
+            if self.kind == "cosine":
+                features = self.logit_scale * F.normalize(features, dim=-1)
+            return F.linear(features, F.normalize(weight, dim=-1))
+
+    def norms(self, features: Tensor) -> Tensor | None:
+        """What the cosines are multiplied by, broadcastable to (N, K); None if there is a bias."""
+        if self.kind == "linear":
+            return None
+        features, weight = _at_least_float32(features, self.weight)
+        if self.kind == "cosine":
+            return features.new_full((1, 1), self.logit_scale)
+        lengths = torch.linalg.vector_norm(features, dim=-1, keepdim=True)  # (N, 1)
+        if self.kind == "unit_weights":
+            return lengths
+        return lengths * torch.linalg.vector_norm(weight, dim=-1)  # (N, 1) * (K,) -> (N, K)
+
+
+def _at_least_float32(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return features.to(dtype), weight.to(dtype)
 
 
 class EmoSynthNetPreTrainedModel(PreTrainedModel):
@@ -186,7 +219,7 @@ class EmoSynthNetPreTrainedModel(PreTrainedModel):
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             # Transposed weights are (in, out, 3, 3): what torch calls their fan-out is the fan-in.
             mode = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
-            if isinstance(module, EmoSynthNetClassifier):
+            if isinstance(module, EmoSynthNetClassifier) and module.kind == "linear":
                 init.normal_(module.weight, std=0.01)
             else:
                 init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
@@ -337,11 +370,11 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
         num_labels = cast(int, config.num_labels)  # validated
         self.emosynthnet = EmoSynthNetModel(config)
         self.dropout = nn.Dropout(config.dense_dropout)
-        self.classifier = EmoSynthNetClassifier(config.dense_widths[-1], num_labels)
+        self.classifier = EmoSynthNetClassifier(config, config.dense_widths[-1])
         self.auxiliary_classifier = None
         if config.auxiliary_loss_weight > 0:
             self.auxiliary_classifier = EmoSynthNetClassifier(
-                self.emosynthnet.side_branch.out_channels, num_labels
+                config, self.emosynthnet.side_branch.out_channels
             )
         self.training_loss = MarginLoss(
             num_labels,
@@ -380,18 +413,21 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
             ValueError: another shape of `pixel_values` or `labels`.
         """
         outputs = self.emosynthnet(pixel_values, output_hidden_states=output_hidden_states)
-        logits = self.classifier(self.dropout(outputs.pooler_output))
+        features = self.dropout(outputs.pooler_output)
+        logits = self.classifier(features)
 
         loss = None
         if self.training:
             if labels is not None:
-                loss = self.training_loss(logits, labels, num_items_in_batch)
+                norms = self.classifier.norms(features)
+                loss = self.training_loss(logits, labels, num_items_in_batch, norms)
                 if self.auxiliary_classifier is not None:
-                    auxiliary_logits = self.auxiliary_classifier(
-                        outputs.side_state.mean(dim=(2, 3))
-                    )
+                    side = outputs.side_state.mean(dim=(2, 3))
                     auxiliary_loss = self.training_loss(
-                        auxiliary_logits, labels, num_items_in_batch
+                        self.auxiliary_classifier(side),
+                        labels,
+                        num_items_in_batch,
+                        self.auxiliary_classifier.norms(side),
                     )
                     loss = loss + self.config.auxiliary_loss_weight * auxiliary_loss
         else:

@@ -1,0 +1,44 @@
+"""Dynamically weighted balanced loss: rare classes weigh more, the more the worse predicted."""
+
+import math
+
+from torch import Tensor
+
+
+def dynamically_weighted(
+    log_probs: Tensor, targets: Tensor, *, class_counts: list[int] | None = None
+) -> Tensor:
+    """Dynamically weighted balanced loss, DWB (eq. 2.9, 2.10; Fernando and Tsokos, 2021), (N,):
+
+        sum_k (-w_k^(1 - p_k) t_k log p_k + p_k (1 - p_k)),  w_k = log(max_j n_j / n_k) + 1.
+
+    As printed, eq. 2.9 leaves open whether its minus sign holds for `p (1 - p)`, and public code
+    has both. Read with the bracket around both terms: so the loss is 0 at a perfect prediction, and
+    uncertainty, the part of the Brier score that the term is, costs instead of paying. The paper's
+    text was not at hand.
+
+    Args:
+        log_probs: (N, K) float.
+        targets: (N, K) float, rows sum to 1.
+        class_counts: n, the training pictures of each class; those of an empty one count as 1.
+            None: classes of equal size.
+
+    Raises:
+        ValueError: a negative count, or another number of them than K.
+    """
+    probs = log_probs.exp()
+    if class_counts is None:
+        weighted = -(targets * log_probs)
+    else:
+        if len(class_counts) != log_probs.shape[-1] or min(class_counts) < 0:
+            raise ValueError(
+                f"class_counts must be {log_probs.shape[-1]} numbers of at least 0, one a class, "
+                f"got {class_counts}"
+            )
+        largest = max(*class_counts, 1)
+        weights = [math.log(largest / max(count, 1)) + 1 for count in class_counts]  # eq. 2.10
+        weighted = -(log_probs.new_tensor(weights).pow(1 - probs) * targets * log_probs)
+    return (weighted + probs * (1 - probs)).sum(dim=-1)  # eq. 2.9
+
+
+__all__ = ["dynamically_weighted"]

@@ -1,0 +1,32 @@
+"""Mixed cross-entropy: the model's own answer counts more as training goes on."""
+
+from torch import Tensor
+
+from ..margin_emosynthnet import cross_entropy
+
+
+def mixed(log_probs: Tensor, targets: Tensor, *, progress: float, maximum: float = 0.5) -> Tensor:
+    """Mixed cross-entropy (eq. 2.7; Li and Lu, 2021), (N,):
+
+        (1 - a) CE(t, p) - a log p_best,  a = maximum * progress,
+
+    p_best the largest probability. Where it is the target's, that is cross-entropy. The thesis
+    keeps the paper's sum over a sentence's words; a picture has one.
+
+    Args:
+        log_probs: (N, K) float.
+        targets: (N, K) float, rows sum to 1.
+        progress: i / total_iter of the schedule, in [0, 1].
+        maximum: m, in [0, 1]; 0.5 in the paper.
+
+    Raises:
+        ValueError: maximum out of range.
+    """
+    if not 0 <= maximum <= 1:
+        raise ValueError(f"maximum must be in [0, 1], got {maximum}")
+    share = maximum * progress  # alpha_i
+    best = log_probs.gather(-1, log_probs.detach().argmax(dim=-1, keepdim=True)).squeeze(-1)
+    return (1 - share) * cross_entropy(log_probs, targets) - share * best  # eq. 2.7
+
+
+__all__ = ["mixed"]
