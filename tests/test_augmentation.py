@@ -1,11 +1,18 @@
 """Batched augmentation against closed forms and a slow oracle."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emosynthnet_hf.augmentation import Augmentation, augment, sampling_matrices
+from emosynthnet_hf.augmentation import (
+    Augmentation,
+    augment,
+    mixup,
+    rectangles,
+    sampling_matrices,
+)
 from tests.reference.augmentation import warp
 
 NOTHING = {
@@ -110,9 +117,52 @@ def test_half_of_the_pictures_are_flipped() -> None:
     assert abs(flipped.float().mean().item() - 0.5) < 4 * (0.25 / 2000) ** 0.5
 
 
+def test_rectangles_by_hand() -> None:
+    # Centres of 4 pixels lie at 1/8, 3/8, 5/8 and 7/8.
+    masks = rectangles(
+        center_x=torch.tensor([0.5, 0.0]),
+        center_y=torch.tensor([0.25, 1.0]),
+        width=torch.tensor([0.5, 0.8]),
+        height=torch.tensor([0.3, 0.3]),
+        size=(4, 4),
+    )
+    inside = [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    cut_off = [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
+    assert masks.int().tolist() == [inside, cut_off]
+
+
+def test_erasing_fills_one_rectangle_of_noise_in_its_share_of_the_pictures() -> None:
+    images = torch.ones(2000, 1, 16, 16)  # which uniform noise in [0, 1) never is
+    got = augment(images, Augmentation(erasing=0.5), torch.Generator().manual_seed(0))
+    changed = (got != 1).squeeze(1)
+    share = changed.any(dim=(1, 2)).float().mean().item()
+    assert abs(share - 0.5) < 4 * (0.25 / 2000) ** 0.5
+    # A set of pixels is a rectangle where it is as large as its bounding box.
+    rows, columns = changed.any(dim=2).sum(dim=1), changed.any(dim=1).sum(dim=1)
+    assert torch.equal(rows * columns, changed.sum(dim=(1, 2)))
+    noise = got[changed.unsqueeze(1)]
+    assert abs(noise.mean().item() - 0.5) < 0.01
+    assert abs(noise.std().item() - 12**-0.5) < 0.01
+
+
+def test_mixup_blends_pictures_and_targets_by_the_same_share() -> None:
+    # Each picture holds its own number, each target is its own class: both must tell one story.
+    images = torch.arange(400.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    blended, targets = mixup(images, torch.eye(400), 0.4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(400))
+    want = (targets @ torch.arange(400.0)).view(-1, 1, 1, 1).expand_as(blended)
+    torch.testing.assert_close(blended, want, rtol=1e-4, atol=1e-2)
+    assert bool(((targets > 0).sum(dim=1) <= 2).all())
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2a + 1)).
+    share = targets.diagonal().numpy()
+    deviation = (1 / (4 * 1.8)) ** 0.5
+    assert abs(share.mean() - 0.5) < 4 * deviation / 400**0.5
+    assert abs(np.std(share) - deviation) < 0.04
+
+
 def test_a_generator_repeats_its_draws() -> None:
     images = pictures(4).float()
-    everything = Augmentation(0.5, 0.2, 0.2, 10.0, 0.1, 0.2, 0.2)
+    everything = Augmentation(0.5, 0.2, 0.2, 10.0, 0.1, 0.2, 0.2, 0.5)
     first, second, third = (
         augment(images, everything, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )

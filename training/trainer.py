@@ -10,7 +10,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from emosynthnet_hf import EmoSynthNetImageProcessor
 from emosynthnet_hf.augmentation import Augmentation, augment, mixup
@@ -55,16 +62,17 @@ class ImageTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: torch.nn.Module,
+        model: PreTrainedModel,
         processor: EmoSynthNetImageProcessor,
         augmentation: Augmentation,
         mixup_alpha: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         super().__init__(model=model, processing_class=processor, **kwargs)
         self.processor = processor
         self.augmentation, self.mixup_alpha = augmentation, mixup_alpha
+        self.num_labels = len(model.config.id2label or {})
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
@@ -72,7 +80,7 @@ class ImageTrainer(Trainer):
         if self.model is not None and self.model.training:
             pixels = augment(pixels.float() / 255, self.augmentation) * 255
             if self.mixup_alpha > 0:
-                targets = F.one_hot(inputs["labels"], self.model.config.num_labels).float()
+                targets = F.one_hot(inputs["labels"], self.num_labels).float()
                 pixels, inputs["labels"] = mixup(pixels, targets, self.mixup_alpha)
         pixel_values = normalize_batch(pixels, self.processor)
         inputs["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
@@ -82,7 +90,7 @@ class ImageTrainer(Trainer):
         samples, num_items = super().get_batch_samples(*args, **kwargs)
         if num_items is not None and self.mixup_alpha > 0:
             # Counted from N classes, which mixup is about to turn into N x K probabilities.
-            num_items = num_items * self.model.config.num_labels
+            num_items = num_items * self.num_labels
         return samples, num_items
 
 
