@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: test lint format test-data test-browser demo clean
+.PHONY: test lint format test-data test-browser test-upstream test-versions demo clean
 
 test: lint
 	$(BIN)/python -m pytest
@@ -28,6 +28,11 @@ test-browser: $(STAMP)
 		&& apt-get install -y -qq chromium; } \
 		|| { echo "test-browser needs Chromium as 'chromium' on the PATH"; exit 1; }
 	$(BIN)/python -m pytest -m browser
+
+# transformers' own common tests, fetched from its source distribution.
+test-upstream: $(STAMP)
+	$(BIN)/python tests/upstream/fetch.py $(VENV)/upstream
+	PYTHONPATH=$(VENV)/upstream $(BIN)/python -m pytest tests/upstream/common.py
 
 demo: $(STAMP)
 	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python space/app.py
