@@ -34,6 +34,22 @@ test-upstream: $(STAMP)
 	$(BIN)/python tests/upstream/fetch.py $(VENV)/upstream
 	PYTHONPATH=$(VENV)/upstream $(BIN)/python -m pytest tests/upstream/common.py
 
+# The oldest supported transformers, the newest, and torchvision, which transformers prefers where it
+# is (its torch is several GB with CUDA).
+oldest := transformers==5.18.0 huggingface_hub==1.31.0 torch==2.13.0
+newest := transformers huggingface_hub torch==2.13.0
+torchvision := transformers huggingface_hub torch==2.14.1 torchvision==0.29.1
+VERSIONS := oldest newest torchvision
+
+test-versions: $(VERSIONS:%=$(VENV)-%/.installed)
+	for version in $(VERSIONS); do $(VENV)-$$version/bin/python -m pytest || exit 1; done
+
+$(VENV)-%/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	grep -vE '^(transformers|huggingface_hub|tokenizers|torch)==' constraints.txt > $(@D)/constraints.txt
+	$(VENV)-$*/bin/python -m pip install --quiet -c $(@D)/constraints.txt $($*) -e ".[train,demo,dev]"
+	touch $@
+
 demo: $(STAMP)
 	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python space/app.py
 
@@ -44,4 +60,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
