@@ -51,6 +51,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", "
 HUB_ID = r"\w[\w.-]*(/\w[\w.-]*)?"
 OWN = "own"
 MOST_ERRORS = 10
+FOLDS = 10
+# CK+ names its frames S###_###_########.png: subject, sequence, frame.
+SUBJECT = re.compile(r"(?:^|[/\\])(S\d{3})_\d{3}_\d{8}\.", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def load_splits(
     config_name: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    fold: int | None = None,
 ) -> dict[str, "Dataset"]:
     """Splits `train`, `validation` and `test`, as far as they are there, with canonical labels.
 
@@ -184,7 +188,10 @@ def load_splits(
         splits: the ones to check and return; by default all.
         config_name: of a Hub data set that has several, such as SVHN's `cropped_digits`.
         validation_fraction: of train, in (0, 1), for a validation split that is cut.
-        seed: of that cut.
+        seed: of that cut, and of the folds.
+        fold: 0 to 9. The one split `train` of data whose files are named as CK+ names them is
+            parted into ten folds of subjects: fold `fold` becomes `test`, the next (0 after 9)
+            `validation`, and the other eight `train`. No two share a subject.
 
     Returns:
         Data sets with an `image` column, a `label` column (ClassLabel with the canonical names), a
@@ -194,11 +201,16 @@ def load_splits(
         ImportError: the extra `train` is not installed.
         FileNotFoundError: no such folder or Hub data set, or nothing in it.
         ValueError: a missing column, unknown labels (up to ten are named with file, row and
-            column), an empty split, an unknown adapter or split.
+            column), an empty split, an unknown adapter or split; a fold out of range, fewer than
+            ten subjects, or files that name no subject.
     """
+    if fold is not None and not 0 <= fold < FOLDS:
+        raise ValueError(f"fold must be in [0, {FOLDS - 1}], got {fold}")
     if not 0.0 < validation_fraction < 1.0:
         raise ValueError(f"validation_fraction must be in (0, 1), got {validation_fraction}")
     read = _read(data, config_name)
+    if fold is not None:
+        read = _split_by_subject(data, read, fold, seed)
     cut = "train" in read and "validation" not in read
     there = [*read, "validation"] if cut else list(read)
     wanted = there if splits is None else list(splits)
@@ -405,6 +417,32 @@ def _choose_adapter(
         "%s: labels by the adapter %s: %s", data, adapter.name, ", ".join(adapter.label_names)
     )
     return adapter
+
+
+def _split_by_subject(
+    data: str | Path, read: Mapping[str, tuple["Dataset", list[str]]], fold: int, seed: int
+) -> dict[str, tuple["Dataset", list[str]]]:
+    if set(read) != {"train"}:
+        raise ValueError(f"{data}: folds need the one split train, got {', '.join(read)}")
+    split, origins = read["train"]
+    found = [SUBJECT.search(origin) for origin in origins]
+    unnamed = [origin for origin, match in zip(origins, found, strict=True) if match is None]
+    if unnamed:
+        raise ValueError(_listed("files not named S###_###_########", unnamed, len(origins)))
+    # (rows,): each row's subject
+    subjects, rows = np.unique([match[1].upper() for match in found if match], return_inverse=True)
+    if len(subjects) < FOLDS:
+        raise ValueError(
+            f"{data}: {FOLDS} folds need at least as many subjects, got {len(subjects)}"
+        )
+    # Subjects in random order are dealt to the folds in turn.
+    folds = np.random.default_rng(seed).permutation(len(subjects))[rows] % FOLDS
+    test, validation = folds == fold, folds == (fold + 1) % FOLDS
+    masks = {"train": ~(test | validation), "validation": validation, "test": test}
+    return {
+        name: (split.select(np.flatnonzero(mask)), [origins[row] for row in np.flatnonzero(mask)])
+        for name, mask in masks.items()
+    }
 
 
 def _stratified(labels: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -267,7 +267,6 @@ def evaluate_checkpoint(
     data: str | Path,
     split: str = "test",
     *,
-    adapter: str | None = None,
     flip: bool = False,
     compare_train: bool = True,
     batch_size: int = 256,
@@ -275,6 +274,7 @@ def evaluate_checkpoint(
     dtype: str = "float32",
     output: str | Path | None = None,
     progress: bool = True,
+    **reading: Any,
 ) -> EvaluationResult:
     """Score a checkpoint on a split and write the result as JSON.
 
@@ -282,7 +282,6 @@ def evaluate_checkpoint(
         checkpoint: folder or Hub id.
         data: Hub id, folder in Hub layout or image folder, as `load_splits` takes it.
         split: `train`, `validation` or `test`, or a split's own name.
-        adapter: of the data set's labels, as `load_splits` takes it.
         flip: score flip averaging as well.
         compare_train: read the train split, if there is one and it is not `split`, to find the
             pictures that are in it as well.
@@ -292,6 +291,7 @@ def evaluate_checkpoint(
         output: file to write; by default `<checkpoint>/results/<dataset>-<split>.json`, and for a
             Hub id `results/<dataset>-<split>.json` in the current folder.
         progress: show progress bars.
+        **reading: other keyword arguments of `load_splits`, such as `adapter` or `fold`.
 
     Raises:
         FileNotFoundError: no such checkpoint, or a file of it is missing.
@@ -303,7 +303,7 @@ def evaluate_checkpoint(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder, model, processor, label_names = load_checkpoint(checkpoint)
-    images = load_images(data, split, processor, label_names, adapter=adapter, progress=progress)
+    images = load_images(data, split, processor, label_names, progress=progress, **reading)
 
     def predict(flip: bool) -> FloatArray:
         return log_softmax(
@@ -328,7 +328,7 @@ def evaluate_checkpoint(
             predictions[SINGLE_CROP], predict(flip=True)
         ) - np.log(2)
     is_twin = (
-        _twins_in_train(data, images, processor, adapter=adapter, progress=progress)
+        _twins_in_train(data, images, processor, progress=progress, **reading)
         if compare_train and split != "train"
         else None
     )
@@ -337,7 +337,9 @@ def evaluate_checkpoint(
     command = ["python", "-m", "emosynthnet_hf.evaluation", str(checkpoint), "--data", str(data)]
     command += ["--split", split, "--batch-size", str(batch_size), "--dtype", dtype]
     command += ["--device", str(device)]
-    command += (["--adapter", adapter] if adapter else []) + (["--flip"] if flip else [])
+    command += ["--flip"] if flip else []
+    for name, value in reading.items():
+        command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     command += [] if compare_train else ["--no-compare-train"]
     result = EvaluationResult(
         checkpoint=checkpoint_name(checkpoint),
@@ -411,15 +413,15 @@ def load_images(
     processor: EmoSynthNetImageProcessor,
     label_names: list[str],
     *,
-    adapter: str | None = None,
     progress: bool = False,
+    **reading: Any,
 ) -> PackedImages:
-    """A split of a data set whose labels are the checkpoint's.
+    """A split of a data set, read with `load_splits(**reading)`, with the checkpoint's labels.
 
     Raises:
         ValueError: an unknown split, pictures that cannot be read, or other label names.
     """
-    splits = load_splits(data, adapter=adapter, splits=(split,))
+    splits = load_splits(data, splits=(split,), **reading)
     names = splits[split].features["label"].names
     if names != label_names:
         raise ValueError(
@@ -434,12 +436,12 @@ def _twins_in_train(
     images: PackedImages,
     processor: EmoSynthNetImageProcessor,
     *,
-    adapter: str | None,
     progress: bool,
+    **reading: Any,
 ) -> NDArray[np.bool_] | None:
     """Which pictures (N,) are in the train split as well; None where that cannot be said."""
     try:
-        train = load_splits(data, adapter=adapter, splits=("train",))["train"]
+        train = load_splits(data, splits=("train",), **reading)["train"]
         return twins(PackedImages(train, processor, progress=progress).pixels, images.pixels)
     except ValueError as error:
         logger.warning("twins in train are not counted: %s", error)
@@ -568,7 +570,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data", required=True, help="Hub id, folder in Hub layout or image folder"
     )
     parser.add_argument("--split", default="test", help="default: %(default)s")
-    parser.add_argument("--adapter", help="of the data's labels; default: found by its names")
+    # What is not given is left to `load_splits`.
+    reading = parser.add_argument_group(
+        "reading the data", "as load_splits takes it", argument_default=argparse.SUPPRESS
+    )
+    reading.add_argument("--adapter", help="of the labels; default: found by their names")
+    reading.add_argument("--image-column")
+    reading.add_argument("--label-column")
+    reading.add_argument("--config-name", help="of a Hub data set that has several")
+    reading.add_argument("--validation-fraction", type=float, help="cut from train; default: 0.1")
+    reading.add_argument("--fold", type=int, help="0 to 9, of ten folds by subject (CK+)")
     parser.add_argument(
         "--flip", action="store_true", help="score the mean with the mirror image as well"
     )

@@ -348,6 +348,75 @@ def test_a_picture_outside_the_class_folders_is_named(tmp_path: Path) -> None:
         load_splits(tmp_path)
 
 
+# --- folds by subject
+
+
+def write_subjects(root: Path, count: int) -> None:
+    """As CK+ has them, by class: each subject with two sequences, subject n with 1 + n % 3 frames
+    in each."""
+    for place in ("anger", "happy"):
+        (root / place).mkdir(parents=True)
+    for subject in range(count):
+        for sequence, place in enumerate(("anger", "happy"), 1):
+            for frame in range(1 + subject % 3):
+                name = f"S{subject:03}_{sequence:03}_{frame + 9:08}.png"
+                noise(subject, 8, 8).save(root / place / name)
+
+
+def test_ten_folds_share_no_subject_and_test_each_frame_once(tmp_path: Path) -> None:
+    write_subjects(tmp_path, 23)
+    everything = sorted(str(path) for path in tmp_path.rglob("*.png"))
+    tested: list[str] = []
+    people: list[dict[str, set[str]]] = []
+    for fold in range(10):
+        splits = load_splits(tmp_path, fold=fold)
+        assert list(splits) == ["train", "validation", "test"]
+        frames = {
+            name: [origin.removesuffix(", column 'image'") for origin in split["origin"]]
+            for name, split in splits.items()
+        }
+        assert sorted(path for split in frames.values() for path in split) == everything
+        people.append({name: {Path(path).name[:4] for path in frames[name]} for name in frames})
+        # No subject in two splits: there are 23 in all.
+        assert sum(len(names) for names in people[-1].values()) == 23
+        tested += frames["test"]
+    assert sorted(tested) == everything
+    assert [len(fold["test"]) for fold in people] == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    for fold in range(10):
+        assert people[fold]["validation"] == people[(fold + 1) % 10]["test"]
+    # Labels stay with their pictures.
+    for name, origin in zip(names_of(splits["train"]), splits["train"]["origin"], strict=True):
+        assert Path(origin.split(",")[0]).parent.name == {"angry": "anger", "happy": "happy"}[name]
+
+
+def test_folds_follow_the_seed(tmp_path: Path) -> None:
+    write_subjects(tmp_path, 20)
+
+    def tested(**settings: int) -> list[str]:
+        return list(load_splits(tmp_path, fold=4, splits=("test",), **settings)["test"]["origin"])  # type: ignore[arg-type]
+
+    assert tested() == tested(seed=0)
+    assert tested() != tested(seed=1)
+
+
+def test_folds_that_cannot_be_made(tmp_path: Path) -> None:
+    write_subjects(tmp_path / "few", 9)
+    with pytest.raises(ValueError, match="10 folds need at least as many subjects, got 9"):
+        load_splits(tmp_path / "few", fold=0)
+    for fold in (-1, 10):
+        with pytest.raises(ValueError, match=rf"fold must be in \[0, 9\], got {fold}"):
+            load_splits(tmp_path / "few", fold=fold)
+    write_subjects(tmp_path / "unnamed", 10)
+    noise(0).save(tmp_path / "unnamed" / "happy" / "face_1.png")
+    with pytest.raises(ValueError, match=r"1 files not named S###_(?s:.)*happy/face_1\.png"):
+        load_splits(tmp_path / "unnamed", fold=0)
+    assert len(load_splits(tmp_path / "unnamed", splits=("train",))["train"]) > 0
+    write_subjects(tmp_path / "split" / "train", 10)
+    write_subjects(tmp_path / "split" / "test", 1)
+    with pytest.raises(ValueError, match="folds need the one split train, got test, train"):
+        load_splits(tmp_path / "split", fold=0)
+
+
 # --- what is wrong with the data
 
 

@@ -1,13 +1,23 @@
 """Recipes: one YAML file an experiment, read into frozen dataclasses that refuse unknown keys."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from emosynthnet_hf.augmentation import Augmentation
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 5e-4 as a number, as YAML 1.2 does; PyYAML's YAML 1.1 would make it a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 CLASS_WEIGHTS = ("none", "inverse_frequency")
 
@@ -20,12 +30,22 @@ class DataRecipe:
         id: Hub data set, or a folder.
         adapter: label adapter, or None to find it.
         image_column, label_column: or None to find them.
+        config_name: of a Hub data set that has several.
+        validation_fraction: of train, where there is no validation split.
+        fold: 0 to 9 of ten folds by subject, or None.
     """
 
     id: str
     adapter: str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    config_name: str | None = None
+    validation_fraction: float = 0.1
+    fold: int | None = None
+
+    def reading(self) -> dict[str, Any]:
+        """Keyword arguments for `load_splits`."""
+        return {name: value for name, value in asdict(self).items() if name != "id"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: no such file.
         ValueError: an unknown key, or a value out of range.
     """
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
@@ -89,7 +109,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         target = values
         for section in sections:
             target = target.setdefault(section, {})
-        target[key] = yaml.safe_load(value)
+        target[key] = yaml.load(value, _Loader)
     parts: dict[str, type] = {
         "data": DataRecipe,
         "augmentation": Augmentation,

@@ -76,13 +76,18 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
     Raises:
         ValueError: data or recipe that cannot be used; nothing has been trained then.
     """
-    splits = load_splits(
-        data,
-        adapter=recipe.data.adapter,
-        image_column=recipe.data.image_column,
-        label_column=recipe.data.label_column,
-        splits=("train", "validation"),
-    )
+    trainer, packed = fit(recipe, data, output, resume=resume)
+    if trainer.is_world_process_zero():
+        return finalize(trainer, packed["validation"], recipe, data, output / "final")
+    return output / "final"
+
+
+def fit(
+    recipe: Recipe, data: str, output: Path, *, resume: bool = False
+) -> tuple[ImageTrainer, dict[str, PackedImages]]:
+    """The training itself: the trainer, which holds the best weights by validation accuracy, and
+    both splits. Arguments and errors as in `train`."""
+    splits = load_splits(data, splits=("train", "validation"), **recipe.data.reading())
     for needed in ("train", "validation"):
         if needed not in splits:
             raise ValueError(f"{data} must have a split {needed}, got {', '.join(splits)}")
@@ -121,8 +126,7 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         write_json(output / "training_log.json", epoch_rows(trainer.state.log_history))
-        return finalize(trainer, packed["validation"], data, output / "final")
-    return output / "final"
+    return trainer, packed
 
 
 def model_config(recipe: Recipe, label_names: Sequence[str]) -> EmoSynthNetConfig:
@@ -166,7 +170,9 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         raise ValueError(f"recipe, section training: {error}") from error
 
 
-def finalize(trainer: ImageTrainer, validation: PackedImages, data: str, folder: Path) -> Path:
+def finalize(
+    trainer: ImageTrainer, validation: PackedImages, recipe: Recipe, data: str, folder: Path
+) -> Path:
     """Best weights -> Hub layout: rounded to bfloat16, then calibrated and evaluated as stored."""
     best = Path(str(trainer.state.best_model_checkpoint))
     processor = EmoSynthNetImageProcessor.from_pretrained(best)
@@ -179,7 +185,9 @@ def finalize(trainer: ImageTrainer, validation: PackedImages, data: str, folder:
     model.config.dtype = torch.float32
     model.config.save_pretrained(folder)
     logger.info("best checkpoint %s, temperature %.4f", best.name, temperature)
-    result = evaluate_checkpoint(folder, data, "validation", flip=True, progress=False)
+    result = evaluate_checkpoint(
+        folder, data, "validation", flip=True, progress=False, **recipe.data.reading()
+    )
     logger.info("%s", format_result(result))
     return folder
 
