@@ -1,0 +1,77 @@
+"""A checkpoint with all its records, made in seconds: for what pushes, loads and verifies one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emosynthnet_hf import (
+    EmoSynthNetConfig,
+    EmoSynthNetForImageClassification,
+    EmoSynthNetImageProcessor,
+)
+from emosynthnet_hf.data import EXPRESSIONS
+from emosynthnet_hf.evaluation import evaluate_checkpoint
+from model_card import build
+
+SIDE = 32
+PER_CLASS = 3
+
+
+def make_data(folder: Path) -> Path:
+    """An image folder of random pictures: three a class in train, validation and test."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        for name in EXPRESSIONS:
+            (folder / split / name).mkdir(parents=True)
+            for number in range(PER_CLASS):
+                pixels = generator.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def make_weights(folder: Path, *, seed: int = 0) -> Path:
+    """Configuration, random weights in bfloat16 and processor, as training stores them."""
+    torch.manual_seed(seed)
+    config = EmoSynthNetConfig(
+        image_size=SIDE,
+        analysis_widths=[[4] * 4, [4] * 4, [4] * 4, [4] * 3],
+        synthesis_widths=[4, 4],
+        side_widths=[[4, 4, 4], [4], [4, 4, 4]],
+        id2label=dict(enumerate(EXPRESSIONS)),
+        label2id={name: label for label, name in enumerate(EXPRESSIONS)},
+        temperature=1.7,
+    )
+    model = EmoSynthNetForImageClassification(config)
+    with torch.no_grad():
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(0.2 * torch.rand_like(buffer))
+        model.classifier.weight.mul_(50)  # clear differences between classes
+    model.to(torch.bfloat16).save_pretrained(folder)
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(folder)
+    EmoSynthNetImageProcessor.from_model_config(config).save_pretrained(folder)
+    return folder
+
+
+def make_checkpoint(folder: Path, data: Path) -> Path:
+    """Weights with results on two splits of `data`, which must be called fer2013, and the card."""
+    make_weights(folder)
+    for split in ("validation", "test"):
+        evaluate_checkpoint(folder, data, split, flip=True, progress=False)
+    (folder / "training").mkdir()
+    for name, values in (
+        ("training_log", [{"epoch": 2.0, "run_seconds": 90.0}]),
+        ("environment", {"cores": 2, "bfloat16": True}),
+    ):
+        path = folder / "training" / f"{name}.json"
+        path.write_text(json.dumps(values), encoding="utf-8")
+    if build.main([str(folder)]):
+        raise RuntimeError("the card could not be written")
+    return folder
+
+
+__all__ = ["make_checkpoint", "make_data", "make_weights"]
