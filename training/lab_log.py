@@ -47,7 +47,6 @@ def read_run(folder: Path) -> dict[str, Any]:
         state = json.loads(states[-1].read_text(encoding="utf-8"))
         rows = epoch_rows(state["log_history"])
     return {
-        "name": folder.name,
         "recipe": recipe,
         "commit": environment["commit"],
         "cores": environment["cores"],
@@ -98,10 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python training/lab_log.py", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run; replaces one of the same name")
     parser.add_argument("--group", required=True, help="runs of one budget, compared to the first")
+    parser.add_argument("--name", help="of the run; default: the folder's")
     parser.add_argument("--finding", default="", help="what the run says, in a sentence")
     options = parser.parse_args(arguments)
     try:
-        run = read_run(options.run) | {"group": options.group, "finding": options.finding}
+        run = {"name": options.name or options.run.resolve().name, **read_run(options.run)}
+        run |= {"group": options.group, "finding": options.finding}
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
