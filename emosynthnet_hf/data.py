@@ -53,7 +53,7 @@ OWN = "own"
 MOST_ERRORS = 10
 FOLDS = 10
 # CK+ names its frames S###_###_########.png: subject, sequence, frame.
-SUBJECT = re.compile(r"(?:^|[/\\])(S\d{3})_\d{3}_\d{8}\.", re.IGNORECASE)
+SUBJECT = re.compile(r"(?:^|[/\\])(S\d{3})_\d{3}_\d{8}\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,10 @@ def load_splits(
         config_name: of a Hub data set that has several, such as SVHN's `cropped_digits`.
         validation_fraction: of train, in (0, 1), for a validation split that is cut.
         seed: of that cut, and of the folds.
-        fold: 0 to 9. The one split `train` of data whose files are named as CK+ names them is
-            parted into ten folds of subjects: fold `fold` becomes `test`, the next (0 after 9)
-            `validation`, and the other eight `train`. No two share a subject.
+        fold: 0 to 9. The one split `train` of data whose files (by path, or in a column `file`) are
+            named as CK+ names them is parted into ten folds of subjects: fold `fold` becomes
+            `test`, the next (0 after 9) `validation`, and the other eight `train`. No two share a
+            subject.
 
     Returns:
         Data sets with an `image` column, a `label` column (ClassLabel with the canonical names), a
@@ -425,7 +426,9 @@ def _split_by_subject(
     if set(read) != {"train"}:
         raise ValueError(f"{data}: folds need the one split train, got {', '.join(read)}")
     split, origins = read["train"]
-    found = [SUBJECT.search(origin) for origin in origins]
+    # Folders of pictures have the names in their paths, a copy on the Hub in a column `file`.
+    files = split["file"][:] if "file" in split.column_names else origins
+    found = [SUBJECT.search(str(file)) for file in files]
     unnamed = [origin for origin, match in zip(origins, found, strict=True) if match is None]
     if unnamed:
         raise ValueError(_listed("files not named S###_###_########", unnamed, len(origins)))

@@ -399,6 +399,15 @@ def test_folds_follow_the_seed(tmp_path: Path) -> None:
     assert tested() != tested(seed=1)
 
 
+def test_folds_of_a_table_go_by_its_column_of_files(tmp_path: Path) -> None:
+    files = [f"S{subject:03}_001_{frame:08}.png" for subject in range(10) for frame in (8, 9)]
+    write_table(tmp_path / "train.parquet", ["happy", "fear"] * 10, file=files)
+    parts = [load_splits(tmp_path, fold=fold, splits=("test",))["test"] for fold in range(10)]
+    assert [len(part) for part in parts] == [2] * 10
+    assert all(len({file[:4] for file in part["file"]}) == 1 for part in parts)
+    assert {file for part in parts for file in part["file"]} == set(files)
+
+
 def test_folds_that_cannot_be_made(tmp_path: Path) -> None:
     write_subjects(tmp_path / "few", 9)
     with pytest.raises(ValueError, match="10 folds need at least as many subjects, got 9"):
