@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from emosynthnet_hf.data import EXPRESSIONS
 from recipe import load_recipe
 from train import inverse_frequency, main, model_config
+from trainer import ImageTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
@@ -211,6 +212,36 @@ def test_an_unreadable_picture_is_named_before_training(
     data = str(tmp_path / "faces")
     assert main([written(tmp_path), "--data", data, "--output", str(tmp_path / "out")]) == 1
     assert "bad.png" in capsys.readouterr().err
+
+
+def test_numbers_with_an_exponent_alone_are_numbers(tmp_path: Path) -> None:
+    recipe = load_recipe(Path(written(tmp_path)), ["training.weight_decay=5e-4"])
+    assert recipe.training["weight_decay"] == 0.0005
+
+
+def test_mixup_trains_on_blended_targets_with_the_loss_of_one_batch(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, float, torch.Tensor]] = []
+    compute_loss = ImageTrainer.compute_loss
+
+    def watched(self: ImageTrainer, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        loss, outputs = compute_loss(self, model, inputs, **(kwargs | {"return_outputs": True}))
+        if model.training:
+            want = torch.nn.functional.cross_entropy(outputs.logits.float(), inputs["labels"])
+            seen.append((inputs["labels"], loss.item(), want))
+        return (loss, outputs) if kwargs.get("return_outputs") else loss
+
+    monkeypatch.setattr(ImageTrainer, "compute_loss", watched)
+    model = RECIPE["model"] | {"margin": "none", "loss": "ce"}
+    recipe = written(tmp_path, mixup_alpha=0.4, model=model)
+    output = tmp_path / "out"
+    assert main([recipe, "--data", str(faces), "--output", str(output)]) == 0
+    assert len(seen) == 9
+    for targets, got, want in seen:
+        assert targets.shape == (6, 7)
+        assert got == pytest.approx(want.item(), rel=1e-5)
+    assert any(((targets > 0) & (targets < 1)).any() for targets, _, _ in seen)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
