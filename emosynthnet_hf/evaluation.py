@@ -559,8 +559,8 @@ def append_reading(path: Path, result: EvaluationResult) -> None:
             )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: see `python -m emosynthnet_hf.evaluation --help`."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Of the command line, and so of `EvaluationResult.command`."""
     parser = argparse.ArgumentParser(
         prog="python -m emosynthnet_hf.evaluation",
         description="Score a checkpoint on one split of a data set and write the result as JSON.",
@@ -598,7 +598,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="default: CHECKPOINT/results/DATASET-SPLIT.json (Hub id: results/ in this folder)",
     )
     parser.add_argument("--log", type=Path, help="Markdown table to add this reading to")
-    options = vars(parser.parse_args(arguments))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: see `python -m emosynthnet_hf.evaluation --help`."""
+    options = vars(argument_parser().parse_args(arguments))
     log = options.pop("log")
     try:
         result = evaluate_checkpoint(**options)
@@ -614,6 +619,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 __all__ = [
     "EvaluationResult",
     "append_reading",
+    "argument_parser",
     "calibrate",
     "checkpoint_folder",
     "checkpoint_name",

@@ -17,8 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import huggingface_hub
+import pytest
 
 TYPES = ("models", "datasets", "spaces")
 LFS_SUFFIXES = (".safetensors", ".png")
@@ -172,6 +176,19 @@ class HubServer(ThreadingHTTPServer):
                     fault.times -= 1
                     return fault
         return None
+
+
+def redirect_clients(monkeypatch: pytest.MonkeyPatch, hub: HubServer, cache: Path) -> None:
+    """Send this process's clients to a Hub, with its token, a cache of their own and no waiting."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -429,4 +446,4 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(content, status, headers)
 
 
-__all__ = ["Commit", "File", "HubServer", "Repository"]
+__all__ = ["Commit", "File", "HubServer", "Repository", "redirect_clients"]

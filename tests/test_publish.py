@@ -11,7 +11,6 @@ from typing import Any
 
 import datasets
 import evaluate
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -30,7 +29,7 @@ from emosynthnet_hf.data import EXPRESSIONS
 from emosynthnet_hf.metrics import METRICS, metric_path
 from model_card import publish
 from model_card.publish import main
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, redirect_clients
 from tests.tiny_checkpoint import make_checkpoint, make_data, make_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,17 +58,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub that this process's clients are sent to, with a cache of its own and no waiting."""
+    """A Hub that this process's clients are sent to."""
     with HubServer() as server:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", server.token)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        redirect_clients(monkeypatch, server, tmp_path / "cache")
         yield server
 
 
