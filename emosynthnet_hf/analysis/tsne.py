@@ -210,14 +210,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "dataset": dataset,
         "split": options.split,
         "seed": options.seed,
-        "label_names": label_names,
-        "labels": labels.tolist(),
-        "checkpoints": {
-            name: asdict(separations[name]) | {"points": points[name].round(2).tolist()}
-            for name in names
-        },
+        # Counts and measures alone: the labels of a data set are not ours to give away.
+        "pictures": dict(
+            zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)
+        ),
+        "checkpoints": {name: asdict(found) for name, found in separations.items()},
     }
-    path.with_name(path.name + ".json").write_text(json.dumps(values) + "\n", encoding="utf-8")
+    path.with_name(path.name + ".json").write_text(
+        json.dumps(values, indent=1) + "\n", encoding="utf-8"
+    )
     for name, found in separations.items():
         print(name, *(f"{key} {value}" for key, value in asdict(found).items()), sep="\n  ")
     return 0
