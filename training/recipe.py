@@ -67,8 +67,11 @@ class Recipe:
 
     Attributes:
         data: where the pictures come from.
-        model: `preset`, and any field of `EmoSynthNetConfig`.
-        processor: fields of `EmoSynthNetImageProcessor`; side and channels follow the model.
+        model: `preset`, and any field of `EmoSynthNetConfig`; with `start_from`, the fields that
+            differ from the checkpoint's.
+        start_from: checkpoint, folder or Hub id, to start from; None starts from scratch.
+        processor: fields of `EmoSynthNetImageProcessor`, side and channels follow the model; with
+            `start_from`, the fields that differ from the checkpoint's.
         augmentation: ranges of the augmentation.
         mixup_alpha: of mixup's Beta distribution; 0 mixes nothing.
         class_weights: `none` or `inverse_frequency` (N / (K * N_k) for class k).
@@ -78,6 +81,7 @@ class Recipe:
 
     data: DataRecipe
     model: dict[str, Any] = field(default_factory=dict)
+    start_from: str | None = None
     processor: dict[str, Any] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
     mixup_alpha: float = 0.0
@@ -89,6 +93,8 @@ class Recipe:
         if self.class_weights not in CLASS_WEIGHTS:
             allowed = ", ".join(CLASS_WEIGHTS)
             raise ValueError(f"class_weights must be one of {allowed}, got {self.class_weights!r}")
+        if self.start_from is not None and "preset" in self.model:
+            raise ValueError("model.preset cannot be set with start_from, which brings its widths")
         if self.mixup_alpha < 0:
             raise ValueError(f"mixup_alpha must be at least 0, got {self.mixup_alpha}")
 

@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -35,6 +35,7 @@ from emosynthnet_hf import (
 from emosynthnet_hf.data import PackedImages, load_splits
 from emosynthnet_hf.evaluation import (
     calibrate,
+    checkpoint_folder,
     compute_metrics,
     evaluate_checkpoint,
     fingerprint,
@@ -93,7 +94,7 @@ def fit(
             raise ValueError(f"{data} must have a split {needed}, got {', '.join(splits)}")
     label_names = splits["train"].features["label"].names
     config = model_config(recipe, label_names)
-    processor = EmoSynthNetImageProcessor.from_model_config(config, **recipe.processor)
+    processor = image_processor(recipe, config)
     packed = {
         name: PackedImages(splits[name], processor, progress=True)
         for name in ("train", "validation")
@@ -104,7 +105,7 @@ def fit(
     arguments = training_arguments(recipe, output)
     set_seed(arguments.seed)
     trainer = ImageTrainer(
-        model=EmoSynthNetForImageClassification(config),
+        model=initial_model(recipe, config),
         processor=processor,
         augmentation=recipe.augmentation,
         mixup_alpha=recipe.mixup_alpha,
@@ -118,11 +119,13 @@ def fit(
     if recipe.two_scale is not None:
         trainer.add_callback(TwoScaleCallback(processor, recipe.two_scale))
     if trainer.is_world_process_zero():
+        output.mkdir(parents=True, exist_ok=True)
         write_json(output / "environment.json", environment(arguments, packed))
         (output / "recipe.yaml").write_text(yaml.safe_dump(asdict(recipe)), encoding="utf-8")
 
     checkpoint = get_last_checkpoint(str(output)) if resume else None
-    logger.info("%s", f"resuming from {checkpoint}" if checkpoint else "starting from scratch")
+    start = f"starting from {recipe.start_from or 'scratch'}"
+    logger.info("%s", f"resuming from {checkpoint}" if checkpoint else start)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         write_json(output / "training_log.json", epoch_rows(trainer.state.log_history))
@@ -131,13 +134,50 @@ def fit(
 
 def model_config(recipe: Recipe, label_names: Sequence[str]) -> EmoSynthNetConfig:
     """The recipe's model, with the data's labels."""
-    values = dict(recipe.model)
-    return EmoSynthNetConfig.from_preset(
-        values.pop("preset", "base"),
-        id2label=dict(enumerate(label_names)),
-        label2id={name: number for number, name in enumerate(label_names)},
-        **values,
-    )
+    values = {
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: number for number, name in enumerate(label_names)},
+        **recipe.model,
+    }
+    if recipe.start_from is None:
+        return EmoSynthNetConfig.from_preset(values.pop("preset", "base"), **values)
+    # What was fitted to the checkpoint's own data goes.
+    values = {"temperature": 1.0, "class_weights": None, **values}
+    folder = checkpoint_folder(recipe.start_from)
+    return EmoSynthNetConfig.from_pretrained(folder, **values)
+
+
+def image_processor(recipe: Recipe, config: EmoSynthNetConfig) -> EmoSynthNetImageProcessor:
+    """The model's processor; with `start_from`, the one that its weights expect."""
+    if recipe.start_from is None:
+        return EmoSynthNetImageProcessor.from_model_config(config, **recipe.processor)
+    folder = checkpoint_folder(recipe.start_from)
+    return EmoSynthNetImageProcessor.from_pretrained(folder, **recipe.processor)
+
+
+def initial_model(recipe: Recipe, config: EmoSynthNetConfig) -> EmoSynthNetForImageClassification:
+    """A new model, or with `start_from` its weights: those of the head too, if it has the same
+    labels in the same order and is of the same kind.
+
+    Raises:
+        ValueError: a checkpoint of other sizes than the recipe's model.
+    """
+    model = EmoSynthNetForImageClassification(config)
+    if recipe.start_from is None:
+        return model
+    folder = checkpoint_folder(recipe.start_from)
+    source = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    try:
+        model.emosynthnet.load_state_dict(source.emosynthnet.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"start_from {recipe.start_from}: {error}") from error
+    # Compared by name: `ignore_mismatched_sizes` would keep a head of as many, but other, labels.
+    before, now = source.config, config
+    if (before.id2label, before.classifier) == (now.id2label, now.classifier):
+        model.classifier.load_state_dict(source.classifier.state_dict())
+    else:
+        logger.info("the head is new: %s has another", recipe.start_from)
+    return model
 
 
 def inverse_frequency(labels: torch.Tensor, num_labels: int) -> list[float]:
@@ -273,11 +313,20 @@ def logged_to(path: Path) -> Iterator[None]:
             handler.close()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: see `python training/train.py --help`."""
-    parser = argparse.ArgumentParser(
-        prog="python training/train.py", description="Train by a recipe."
-    )
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    run: Callable[..., Path] = train,
+    description: str = "Train by a recipe.",
+) -> int:
+    """Command line: see `python training/train.py --help`.
+
+    Args:
+        arguments: default those of the process.
+        run: what is done with the recipe, called as `train` is.
+        description: of that.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("recipe", type=Path, help="a file in training/recipes/")
     parser.add_argument("--data", help="Hub id or folder, instead of the recipe's")
     parser.add_argument("--output", type=Path, help="default: runs/RECIPE")
@@ -300,11 +349,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = load_recipe(options.recipe, overrides)
         output.mkdir(parents=True, exist_ok=True)
         with logged_to(output / "train.log"):
-            final = train(recipe, options.data or recipe.data.id, output, resume=options.resume)
+            written = run(recipe, options.data or recipe.data.id, output, resume=options.resume)
     except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"\nwritten: {final}")
+    print(f"\nwritten: {written}")
     return 0
 
 
