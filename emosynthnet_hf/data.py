@@ -618,6 +618,7 @@ def normalize_batch(pixels: Tensor, processor: EmoSynthNetImageProcessor) -> Ten
 __all__ = [
     "ADAPTERS",
     "EXPRESSIONS",
+    "FOLDS",
     "LabelAdapter",
     "PackedImages",
     "expression_votes",
