@@ -15,6 +15,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.torch import load_file
 
+import ckplus_frames
 import folds
 import train
 from emosynthnet_hf import (
@@ -315,3 +316,45 @@ def test_cross_validation(checkpoint: Path, tmp_path: Path) -> None:
     correct = np.dot(accuracies, counts) / sum(counts)
     assert pooled["accuracy"] == pytest.approx(correct, abs=1e-6)
     assert np.sum(pooled["confusion_matrix"]) == sum(counts)
+
+
+def test_ckplus_frames_by_class(tmp_path: Path) -> None:
+    """As CK+'s notes have it: 3 is disgust, 7 surprise; many sequences have no label."""
+    images, emotions, output = (tmp_path / name for name in ("images", "Emotion", "out"))
+    for subject, sequence, number in ((5, 1, "3"), (5, 2, None), (11, 4, "7")):
+        place = Path(f"S{subject:03}", f"{sequence:03}")
+        (images / place).mkdir(parents=True)
+        (emotions / place).mkdir(parents=True)
+        for frame in range(1, 5):
+            name = f"S{subject:03}_{sequence:03}_{frame:08}"
+            (images / place / f"{name}.png").write_bytes(name.encode())
+        if number:
+            (emotions / place / f"{name}_emotion.txt").write_text(f"   {number}.0000000e+00\n")
+    counts = ckplus_frames.lay_out(images, emotions, output)
+    assert counts == {"neutral": 2, "disgust": 2, "surprise": 2}
+    found = {
+        str(path.relative_to(output)): path.read_bytes().decode() for path in output.rglob("*.png")
+    }
+    assert sorted(found) == [
+        "disgust/S005_001_00000003.png",
+        "disgust/S005_001_00000004.png",
+        "neutral/S005_001_00000001.png",
+        "neutral/S011_004_00000001.png",
+        "surprise/S011_004_00000003.png",
+        "surprise/S011_004_00000004.png",
+    ]
+    assert all(Path(path).stem == written for path, written in found.items())
+    with pytest.raises(FileExistsError):
+        ckplus_frames.lay_out(images, emotions, output)
+    with pytest.raises(ValueError, match=r"must hold files \*_emotion.txt, got none"):
+        ckplus_frames.lay_out(emotions, images, tmp_path / "none")
+    (label,) = (emotions / "S011").rglob("*.txt")
+    label.write_text("8.0")
+    with pytest.raises(ValueError, match="a label must be in 1 to 7, got 8"):
+        ckplus_frames.lay_out(images, emotions, tmp_path / "none")
+    label.write_text("7.0")
+    for frame in list((images / "S011").rglob("*.png"))[2:]:
+        frame.unlink()
+    with pytest.raises(ValueError, match="at least 3 frames needed, got 2"):
+        ckplus_frames.lay_out(images, emotions, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
