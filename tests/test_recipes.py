@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from emosynthnet_hf import (
     EmoSynthNetConfig,
     EmoSynthNetForImageClassification,
     EmoSynthNetImageProcessor,
+    evaluation,
 )
 from emosynthnet_hf.data import CIFAR10, EXPRESSIONS, load_splits
 from recipe import load_recipe
@@ -316,6 +318,13 @@ def test_cross_validation(checkpoint: Path, tmp_path: Path) -> None:
     correct = np.dot(accuracies, counts) / sum(counts)
     assert pooled["accuracy"] == pytest.approx(correct, abs=1e-6)
     assert np.sum(pooled["confusion_matrix"]) == sum(counts)
+    # The command that a fold's file names reads that fold again.
+    command = shlex.split(results[3]["command"])
+    assert command[:3] == ["python", "-m", "emosynthnet_hf.evaluation"]
+    assert evaluation.main([*command[3:], "--output", str(tmp_path / "again.json")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    for key in ("data_sha256", "model_sha256", "views"):
+        assert again[key] == results[3][key]
 
 
 def test_ckplus_frames_by_class(tmp_path: Path) -> None:
