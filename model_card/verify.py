@@ -206,7 +206,11 @@ def table(differences: Sequence[Difference]) -> str:
 def _compare(
     said: Any, found: Any, where: str, moved: float, pictures: float
 ) -> Iterator[Difference]:
-    """Differences below a place; `moved` pictures out of `pictures` may be decided otherwise."""
+    """Differences below a place; `moved` pictures out of `pictures` may be decided otherwise.
+
+    Where a result says nothing (None), nothing can be wrong; and so few pictures that all of them
+    may move, to leave none, can have any score.
+    """
     if isinstance(said, dict) and isinstance(found, dict):
         pictures = next((said[size] for size in SIZES if size in said), pictures)
         for name in said:
@@ -223,10 +227,11 @@ def _compare(
     elif isinstance(said, list) and isinstance(found, list) and len(said) == len(found):
         for number, (each, other) in enumerate(zip(said, found, strict=True)):
             yield from _compare(each, other, f"{where}[{number}]", moved, pictures)
-    else:
+    elif said is not None:
         tolerance = _tolerance(where, said, moved, pictures)
         numbers = isinstance(said, int | float) and isinstance(found, int | float)
-        if said != found and not (numbers and abs(said - found) <= tolerance):
+        near = abs(said - found) <= tolerance if numbers else found is None and tolerance >= 1
+        if said != found and not near:
             yield Difference(where, str(said), str(found), f"{tolerance:.6g}")
 
 

@@ -252,6 +252,30 @@ def test_the_tolerance_is_as_stated(path: str, passes: float, fails: float) -> N
     assert difference.where.startswith(path.split(".")[0])
 
 
+def test_what_a_result_does_not_say_is_not_compared() -> None:
+    full = full_result()
+    silent = replace(full, twins=None, votes=None, vote_ceiling=None)
+    assert compare_results(silent, full) == []
+    missing = compare_results(full, silent)
+    assert [difference.where for difference in missing] == ["twins", "votes", "vote_ceiling"]
+
+
+def test_a_bin_that_loses_its_last_picture_is_no_difference() -> None:
+    result = full_result()
+    view = result.views["single_crop"]
+
+    def with_first_bin(**values: Any) -> EvaluationResult:
+        bins = (replace(view.reliability_bins[0], **values), *view.reliability_bins[1:])
+        views = result.views | {"single_crop": replace(view, reliability_bins=bins)}
+        return replace(result, views=views)
+
+    empty = with_first_bin(count=0, confidence=None, accuracy=None)
+    for count, wrong in ((3, []), (4, ["count", "confidence", "accuracy"])):
+        said = with_first_bin(count=count, confidence=0.06, accuracy=0.5)
+        found = [each.where.rsplit(".")[-1] for each in compare_results(said, empty)]
+        assert found == wrong
+
+
 # --------------------------------------------------------------------------------------------------
 # On the Hub
 # --------------------------------------------------------------------------------------------------
