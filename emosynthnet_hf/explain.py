@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 DEFAULT_LAYER = "emosynthnet.block4.convs.2"
+METHODS = ("grad_cam", "guided_backpropagation", "guided_grad_cam")
 # Layers of EmoSynthNet whose maps are worth a look, coarse to fine; see `grid_extent`.
 LAYERS = (DEFAULT_LAYER, "emosynthnet.block3.convs.3", "emosynthnet.block5a", "emosynthnet.block5b")
 
@@ -159,6 +160,35 @@ def guided_grad_cam(
     return guided_backpropagation(model, pixel_values, classes) * maps[:, :, None]
 
 
+def heat_maps(
+    model: nn.Module,
+    pixel_values: Tensor,
+    method: str = "grad_cam",
+    layer: str = DEFAULT_LAYER,
+    classes: Sequence[int] | Tensor | None = None,
+) -> Tensor:
+    """Maps by a method's name, all of one shape: (N, n, H, W) float32, at least 0, not normalised.
+
+    Of the signed pictures of the guided methods it is the sum over channels of absolute values.
+
+    Args:
+        method: one of METHODS. Guided backpropagation takes no notice of the layer.
+        model, pixel_values, layer, classes: as in `grad_cam`.
+
+    Raises:
+        ValueError: another method, and as in `grad_cam`.
+    """
+    if method == "grad_cam":
+        return grad_cam(model, pixel_values, layer, classes)
+    if method == "guided_backpropagation":
+        signed = guided_backpropagation(model, pixel_values, classes)
+    elif method == "guided_grad_cam":
+        signed = guided_grad_cam(model, pixel_values, layer, classes)
+    else:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    return signed.abs().sum(dim=2)
+
+
 def _logits_from(model: nn.Module, pixel_values: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """Logits, with a graph that begins at the layer's output, and that output."""
     modules = dict(model.named_modules())
@@ -289,11 +319,13 @@ class _GuidedActivations(TorchFunctionMode):
 __all__ = [
     "DEFAULT_LAYER",
     "LAYERS",
+    "METHODS",
     "GridExtent",
     "grad_cam",
     "grid_extent",
     "guided_backpropagation",
     "guided_grad_cam",
+    "heat_maps",
     "logits_of",
     "on_picture",
 ]

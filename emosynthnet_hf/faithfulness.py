@@ -30,9 +30,8 @@ from .evaluation import versions as library_versions
 from .explain import (
     DEFAULT_LAYER,
     LAYERS,
-    grad_cam,
-    guided_backpropagation,
-    guided_grad_cam,
+    METHODS,
+    heat_maps,
     logits_of,
 )
 
@@ -281,25 +280,25 @@ def structural_similarity(first: Tensor, second: Tensor, window: int = 7) -> Ten
 
 
 def map_functions() -> dict[str, MapFunction]:
-    """The methods offered, by name: (model, pixel values (N, C, H, W), classes (N,)) -> (N, H, W).
+    """What is checked, by `explanation_name`.
 
-    Signed pictures become the sum over the channels of their absolute values.
+    A function takes (model, pixel values (N, C, H, W), classes (N,)) to maps (N, H, W), as
+    `explain.heat_maps` makes them.
     """
 
-    def cam(layer: str) -> MapFunction:
-        return lambda model, pixels, classes: grad_cam(model, pixels, layer, classes[:, None])[:, 0]
+    def maps_of(method: str, layer: str) -> MapFunction:
+        return lambda model, pixels, classes: heat_maps(
+            model, pixels, method, layer, classes[:, None]
+        )[:, 0]
 
-    def strength(signed: Tensor) -> Tensor:
-        return signed[:, 0].abs().sum(dim=1)
+    checked = [("grad_cam", layer) for layer in LAYERS]
+    checked += [(method, DEFAULT_LAYER) for method in METHODS if method != "grad_cam"]
+    return {explanation_name(*pair): maps_of(*pair) for pair in checked}
 
-    return {f"grad_cam {layer}": cam(layer) for layer in LAYERS} | {
-        "guided_backpropagation": lambda model, pixels, classes: strength(
-            guided_backpropagation(model, pixels, classes[:, None])
-        ),
-        f"guided_grad_cam {DEFAULT_LAYER}": lambda model, pixels, classes: strength(
-            guided_grad_cam(model, pixels, DEFAULT_LAYER, classes[:, None])
-        ),
-    }
+
+def explanation_name(method: str, layer: str) -> str:
+    """A method of `explain.METHODS` with its layer, if it has one, as results name it."""
+    return method if method == "guided_backpropagation" else f"{method} {layer}"
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -352,6 +351,51 @@ def deletion_and_insertion(
             )
     deleted, inserted = torch.cat(deletion), torch.cat(insertion)
     return {name: (deleted[:, number], inserted[:, number]) for number, name in enumerate(names)}
+
+
+def deletion_score(
+    classifier: Classifier,
+    pixel_values: Tensor,
+    maps: Tensor,
+    classes: Tensor,
+    *,
+    opponents: int = 4,
+    steps: int = 10,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Areas under the deletion curves of maps, and of maps without knowledge on the same pictures.
+
+    The smaller, the more of the class's probability hung on what the map marks.
+
+    Args:
+        classifier: in evaluation mode.
+        pixel_values: (N, C, H, W).
+        maps: (N, H, W), one a picture.
+        classes: int64 (N,), the class that each map explains.
+        opponents: random maps a picture, over which the second area is the mean.
+        steps, batch_size: as in `perturbation_curves`.
+        seed: of the random maps and of the order of ties.
+
+    Returns:
+        Two of (N,), each in [0, 1].
+    """
+    count, (height, width) = len(pixel_values), maps.shape[-2:]
+    generator = torch.Generator().manual_seed(seed)
+    without = random_maps(count * opponents, (height, width), generator=generator)
+    without = without.reshape(count, opponents, height, width).to(maps)
+    ranks = pixel_ranks(torch.cat([maps[:, None], without], dim=1), generator)
+    curves = perturbation_curves(
+        classifier,
+        pixel_values,
+        mean_picture(pixel_values),
+        ranks,
+        classes,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    areas = area_under(curves)
+    return areas[:, 0], areas[:, 1:].mean(dim=1)
 
 
 def similarity_by_stage(
@@ -679,7 +723,9 @@ __all__ = [
     "cascading_randomization",
     "centred_gaussian_map",
     "deletion_and_insertion",
+    "deletion_score",
     "draw",
+    "explanation_name",
     "failures",
     "map_functions",
     "mean_picture",

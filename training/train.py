@@ -41,6 +41,7 @@ from emosynthnet_hf.evaluation import (
     fingerprint,
     format_result,
 )
+from emosynthnet_hf.losses import ProgressCallback
 from recipe import Recipe, load_recipe
 from trainer import (
     ImageTrainer,
@@ -84,21 +85,20 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
 
 
 def fit(
-    recipe: Recipe, data: str, output: Path, *, resume: bool = False
+    recipe: Recipe,
+    data: str,
+    output: Path,
+    *,
+    resume: bool = False,
+    packed: dict[str, PackedImages] | None = None,
 ) -> tuple[ImageTrainer, dict[str, PackedImages]]:
     """The training itself: the trainer, which holds the best weights by validation accuracy, and
-    both splits. Arguments and errors as in `train`."""
-    splits = load_splits(data, splits=("train", "validation"), **recipe.data.reading())
-    for needed in ("train", "validation"):
-        if needed not in splits:
-            raise ValueError(f"{data} must have a split {needed}, got {', '.join(splits)}")
-    label_names = splits["train"].features["label"].names
+    both splits. Arguments and errors as in `train`; `packed` is what `pack` gives, to train on the
+    same pictures again."""
+    packed = packed or pack(recipe, data)
+    label_names = packed["train"].label_names
     config = model_config(recipe, label_names)
     processor = image_processor(recipe, config)
-    packed = {
-        name: PackedImages(splits[name], processor, progress=True)
-        for name in ("train", "validation")
-    }
     if recipe.class_weights == "inverse_frequency":
         config.class_weights = inverse_frequency(packed["train"].labels, len(label_names))
 
@@ -116,6 +116,7 @@ def fit(
         compute_metrics=compute_metrics,
     )
     trainer.add_callback(StopwatchCallback())
+    trainer.add_callback(ProgressCallback())
     if recipe.two_scale is not None:
         trainer.add_callback(TwoScaleCallback(processor, recipe.two_scale))
     if trainer.is_world_process_zero():
@@ -130,6 +131,20 @@ def fit(
     if trainer.is_world_process_zero():
         write_json(output / "training_log.json", epoch_rows(trainer.state.log_history))
     return trainer, packed
+
+
+def pack(recipe: Recipe, data: str) -> dict[str, PackedImages]:
+    """The splits train and validation, decoded. Arguments and errors as in `train`."""
+    splits = load_splits(data, splits=("train", "validation"), **recipe.data.reading())
+    for needed in ("train", "validation"):
+        if needed not in splits:
+            raise ValueError(f"{data} must have a split {needed}, got {', '.join(splits)}")
+    config = model_config(recipe, splits["train"].features["label"].names)
+    processor = image_processor(recipe, config)
+    return {
+        name: PackedImages(splits[name], processor, progress=True)
+        for name in ("train", "validation")
+    }
 
 
 def model_config(recipe: Recipe, label_names: Sequence[str]) -> EmoSynthNetConfig:
