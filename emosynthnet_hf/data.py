@@ -513,6 +513,7 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
     Attributes:
         pixels: uint8 (n, C, m, m).
         labels: int64 (n,).
+        targets: what batches hold as labels: `labels`, or probabilities (n, K) put in their place.
         label_names: names of the labels in their order.
         columns: the split's other columns of numbers or strings, each an array of n rows: `origin`,
             and FER+'s `votes` (n, 10), say.
@@ -545,6 +546,7 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
             raise ValueError(_listed("pictures cannot be used", errors, len(split)))
         self.pixels = torch.stack(pixels)
         self.labels = torch.tensor(split["label"][:])
+        self.targets = self.labels
         self.label_names: list[str] = split.features["label"].names
         self.columns = _plain_columns(split)
 
@@ -552,12 +554,12 @@ class PackedImages(torch.utils.data.Dataset[dict[str, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
+        return {"pixel_values": self.pixels[index], "labels": self.targets[index]}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """A whole batch at once, which torch's DataLoader asks for where it can."""
         chosen = torch.tensor(indices)
-        return {"pixel_values": self.pixels[chosen], "labels": self.labels[chosen]}
+        return {"pixel_values": self.pixels[chosen], "labels": self.targets[chosen]}
 
     @staticmethod
     def collate(batch: Any) -> Any:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from emosynthnet_hf.data import EXPRESSIONS
+from emosynthnet_hf.data import EXPRESSIONS, PackedImages
 from recipe import load_recipe
 from train import inverse_frequency, main, model_config
 from trainer import ImageTrainer
@@ -242,6 +242,58 @@ def test_mixup_trains_on_blended_targets_with_the_loss_of_one_batch(
         assert targets.shape == (6, 7)
         assert got == pytest.approx(want.item(), rel=1e-5)
     assert any(((targets > 0) & (targets < 1)).any() for targets, _, _ in seen)
+
+
+def test_a_teachers_probabilities_are_blended_with_the_labels(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "teacher" / "final"
+    command = [written(tmp_path), "--data", str(faces)]
+    assert main([*command, "--output", str(teacher.parent)]) == 0
+
+    seen: dict[bytes, torch.Tensor] = {}
+    collate = PackedImages.collate
+
+    def watched(batch: Any) -> Any:
+        for pixels, labels in zip(batch["pixel_values"], batch["labels"], strict=True):
+            seen[pixels.numpy().tobytes()] = labels
+        return collate(batch)
+
+    monkeypatch.setattr(PackedImages, "collate", watched)
+    distillation = {"teacher": str(teacher), "weight": 0.25}
+    taught = [written(tmp_path, distillation=distillation), "--data", str(faces)]
+    assert main([*taught, "--output", str(tmp_path / "student")]) == 0
+
+    # As somebody else would ask the teacher: one file at a time, in float32.
+    classify = pipeline("image-classification", str(teacher), top_k=len(EXPRESSIONS))
+    processor = AutoImageProcessor.from_pretrained(teacher)
+    for path in sorted((faces / "train").glob("*/*.png")):
+        picture = Image.open(path)
+        views = [classify(view) for view in (picture, ImageOps.mirror(picture))]
+        scores = [{row["label"]: row["score"] for row in rows} for rows in views]
+        want = [
+            0.25 * (scores[0][name] + scores[1][name]) / 2 + 0.75 * (name == path.parent.name)
+            for name in EXPRESSIONS
+        ]
+        packed = processor(picture, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        got = seen[packed.astype(np.uint8).tobytes()]
+        assert got.tolist() == pytest.approx(want, abs=5e-3)  # the teacher may be asked in bfloat16
+
+    another = written(tmp_path, distillation=distillation, data={"id": "faces", "adapter": None})
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            Image.new("L", (32, 32)).save(tmp_path / "pets" / split / name / "0.png")
+    arguments = [another, "--data", str(tmp_path / "pets"), "--output", str(tmp_path / "other")]
+    assert main(arguments) == 1
+    assert "must know cat, dog in this order, got angry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weight", [0.0, -0.1, 1.5])
+def test_a_teachers_weight_is_checked(tmp_path: Path, weight: float) -> None:
+    recipe = written(tmp_path, distillation={"teacher": "x", "weight": weight})
+    with pytest.raises(ValueError, match=f"weight must be in \\(0, 1\\], got {weight}"):
+        load_recipe(Path(recipe))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -42,7 +42,7 @@ class MadeUpImages(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __init__(self, count: int, channels: int, side: int) -> None:
         shape = (count, channels, side, side)
         self.pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-        self.labels = torch.randint(0, len(EXPRESSIONS), (count,))
+        self.targets = torch.randint(0, len(EXPRESSIONS), (count,))
 
 
 class LegTimer(TrainerCallback):

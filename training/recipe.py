@@ -62,6 +62,24 @@ class TwoScale:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """Self-distillation: labels are blended with the probabilities that a checkpoint trained on the
+    same pictures gives them (Furlanello et al., 2018, born-again networks).
+
+    Attributes:
+        teacher: checkpoint, folder or Hub id, with the data's labels.
+        weight: of the teacher's probabilities, in (0, 1]; the label has the rest.
+    """
+
+    teacher: str
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.weight <= 1.0:
+            raise ValueError(f"weight must be in (0, 1], got {self.weight}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment.
 
@@ -76,6 +94,7 @@ class Recipe:
         mixup_alpha: of mixup's Beta distribution; 0 mixes nothing.
         class_weights: `none` or `inverse_frequency` (N / (K * N_k) for class k).
         two_scale: or None.
+        distillation: or None.
         training: fields of transformers' `TrainingArguments`.
     """
 
@@ -87,6 +106,7 @@ class Recipe:
     mixup_alpha: float = 0.0
     class_weights: str = "none"
     two_scale: TwoScale | None = None
+    distillation: Distillation | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,6 +140,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         "data": DataRecipe,
         "augmentation": Augmentation,
         "two_scale": TwoScale,
+        "distillation": Distillation,
     }
     for name, part in parts.items():
         if values.get(name) is not None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import yaml
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -40,6 +41,8 @@ from emosynthnet_hf.evaluation import (
     evaluate_checkpoint,
     fingerprint,
     format_result,
+    load_checkpoint,
+    predict_logits,
 )
 from emosynthnet_hf.losses import ProgressCallback
 from recipe import Recipe, load_recipe
@@ -101,6 +104,7 @@ def fit(
     processor = image_processor(recipe, config)
     if recipe.class_weights == "inverse_frequency":
         config.class_weights = inverse_frequency(packed["train"].labels, len(label_names))
+    packed["train"].targets = targets(recipe, packed["train"])
 
     arguments = training_arguments(recipe, output)
     set_seed(arguments.seed)
@@ -200,6 +204,36 @@ def inverse_frequency(labels: torch.Tensor, num_labels: int) -> list[float]:
     counts = torch.bincount(labels, minlength=num_labels)
     weights = len(labels) / (num_labels * counts)
     return torch.where(counts > 0, weights, 0.0).tolist()
+
+
+def targets(recipe: Recipe, images: PackedImages) -> torch.Tensor:
+    """What is trained towards: the labels, int64 (N,), or with a teacher float32 (N, K), the labels
+    blended with its probabilities.
+
+    These are the mean over a picture and its mirror image, calibrated by the teacher's temperature.
+    They are computed once, of the pictures without augmentation.
+
+    Raises:
+        ValueError: a teacher with other labels or of other pictures' size.
+    """
+    distillation = recipe.distillation
+    if distillation is None:
+        return images.labels
+    _, model, processor, label_names = load_checkpoint(distillation.teacher)
+    if label_names != images.label_names:
+        raise ValueError(
+            f"teacher {distillation.teacher} must know {', '.join(images.label_names)} in this "
+            f"order, got {', '.join(label_names)}"
+        )
+    dtype = torch.bfloat16 if has_bfloat16() else torch.float32
+    logger.info("asking %s about %d pictures", distillation.teacher, len(images))
+    views = [
+        torch.from_numpy(predict_logits(model, images, processor, flip=flip, dtype=dtype))
+        for flip in (False, True)
+    ]
+    taught = torch.stack(views).softmax(dim=-1).mean(dim=0)  # (2, N, K) -> (N, K)
+    labels = F.one_hot(images.labels, len(label_names)).double()
+    return torch.lerp(labels, taught, distillation.weight).float()
 
 
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:

@@ -80,7 +80,9 @@ class ImageTrainer(Trainer):
         if self.model is not None and self.model.training:
             pixels = augment(pixels.float() / 255, self.augmentation) * 255
             if self.mixup_alpha > 0:
-                targets = F.one_hot(inputs["labels"], self.num_labels).float()
+                targets = inputs["labels"]
+                if targets.ndim == 1:
+                    targets = F.one_hot(targets, self.num_labels).float()
                 pixels, inputs["labels"] = mixup(pixels, targets, self.mixup_alpha)
         pixel_values = normalize_batch(pixels, self.processor)
         inputs["pixel_values"] = pixel_values.contiguous(memory_format=torch.channels_last)
@@ -88,7 +90,7 @@ class ImageTrainer(Trainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         samples, num_items = super().get_batch_samples(*args, **kwargs)
-        if num_items is not None and self.mixup_alpha > 0:
+        if num_items is not None and self.mixup_alpha > 0 and samples[0]["labels"].ndim == 1:
             # Counted from N classes, which mixup is about to turn into N x K probabilities.
             num_items = num_items * self.num_labels
         return samples, num_items
