@@ -19,8 +19,11 @@ import compare
 from compare import Choice, Pair, main, margins_by_class, parse_pairs, spread
 from emosynthnet_hf.losses import ProgressCallback
 from emosynthnet_hf.margin_emosynthnet import MarginLoss
+from recipe import load_recipe
+from tests.test_recipes import DATA, TINY, write_mnist
 from trainer import ImageTrainer
 
+RECIPES = Path(__file__).resolve().parent.parent / "training" / "recipes" / "compare"
 CLASSES = ("angry", "happy", "sad")
 RECIPE: dict[str, Any] = {
     "data": {"id": "faces"},
@@ -344,6 +347,48 @@ def test_what_cannot_be_compared_is_named_before_training(
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert not list(tmp_path.glob("out/*/recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("fer2013", ["none/ce", "a/ce"]),
+        ("cifar10", ["none/mse", "mam/sce"]),
+        ("mnist", ["none/ce", "mam/sce"]),
+    ],
+)
+def test_every_recipe_for_comparisons_runs(
+    name: str, pairs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = RECIPES / f"{name}.yaml"
+    recipe = load_recipe(path)
+    DATA[name](tmp_path / "data")
+    command = [str(path), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
+    changes = ["training.num_train_epochs=1"]
+    if recipe.network == "emosynthnet":
+        changes += [f"model.{field}={json.dumps(width)}" for field, width in TINY.items()]
+    command += [part for change in changes for part in ("--set", change)]
+    assert main([*command, "--pairs", ",".join(pairs)]) == 0
+    summary = json.loads((tmp_path / "runs" / "comparison.json").read_text())
+    assert [pair["pair"] for pair in summary["pairs"]] == pairs
+    assert summary["recipe"]["model"]["image_size"] == (48 if name == "fer2013" else 32)
+    assert summary["data"]["train"]["images"] > summary["data"]["validation"]["images"] / 2 > 0
+
+
+def test_no_recipe_for_comparisons_is_left_out() -> None:
+    assert sorted(path.stem for path in RECIPES.glob("*.yaml")) == ["cifar10", "fer2013", "mnist"]
+
+
+def test_a_margin_that_the_network_cannot_have_is_named_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mnist(tmp_path)
+    command = [str(RECIPES / "mnist.yaml"), "--data", str(tmp_path / "mnist")]
+    command += ["--output", str(tmp_path / "runs"), "--pairs", "none/ce,am/ce"]
+    assert main(command) == 1
+    assert "classifier must be 'linear', got 'cosine' for margin 'am'" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("*/"))
 
 
 def test_every_margin_is_tried_with_every_loss() -> None:
