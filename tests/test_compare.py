@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,11 @@ import compare
 from compare import Choice, Pair, main, margins_by_class, parse_pairs, spread
 from emosynthnet_hf.losses import ProgressCallback
 from emosynthnet_hf.margin_emosynthnet import MarginLoss
+from recipe import load_recipe
+from tests.test_recipes import DATA, TINY, write_mnist
 from trainer import ImageTrainer
 
+RECIPES = Path(__file__).resolve().parent.parent / "training" / "recipes" / "compare"
 CLASSES = ("angry", "happy", "sad")
 RECIPE: dict[str, Any] = {
     "data": {"id": "faces"},
@@ -181,65 +185,138 @@ def test_the_results_say_what_was_done(compared: dict[str, Any], faces: Path) ->
         assert Image.open(output / name).size[0] > 500
 
 
+def count_training_steps(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[int]:
+    """A list that each training step adds its number to; number `stop_at` of them is interrupted,
+    as by Ctrl-C."""
+    steps: list[int] = []
+
+    def watch(trainer: ImageTrainer, model: Any, inputs: dict[str, Any]) -> None:
+        steps.append(trainer.state.global_step)
+        if len(steps) == stop_at:
+            raise KeyboardInterrupt
+
+    before_each_training_step(monkeypatch, watch)
+    return steps
+
+
 def test_a_stopped_comparison_goes_on_to_the_same_results(
     compared: dict[str, Any], faces: Path, recipe: str, tmp_path: Path
 ) -> None:
-    command = [recipe, "--data", str(faces), "--output", str(tmp_path), "--seeds", "2"]
-    command += ["--pairs", "none/ce,am/mixed_ce,mam:differentiable=true/sce"]
-    steps = 0
-
-    def stop(trainer: ImageTrainer, model: Any, inputs: dict[str, Any]) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 11:  # in the second epoch of the second run
-            raise KeyboardInterrupt
-
+    output, results = tmp_path / "runs", tmp_path / "comparison.json"
+    command = [recipe, "--data", str(faces), "--output", str(output), "--results", str(results)]
+    command += ["--seeds", "2", "--pairs", "none/ce,am/mixed_ce,mam:differentiable=true/sce"]
     with pytest.MonkeyPatch.context() as patch:
-        before_each_training_step(patch, stop)
+        count_training_steps(patch, stop_at=11)  # in the second epoch of the second run
         with pytest.raises(KeyboardInterrupt):
             main(command)
-    first, second = (tmp_path / name for name in ("none-ce-seed5", "am-mixed_ce-seed5"))
-    assert (first / "run.json").is_file()
-    assert not list(first.glob("checkpoint-*"))
+    # The first run is in the results and nowhere else, the second has its folder.
+    stored = json.loads(results.read_text())
+    assert [(pair["pair"], len(pair["runs"])) for pair in stored["pairs"]] == [("none/ce", 1)]
+    first, second = (output / name for name in ("none-ce-seed5", "am-mixed_ce-seed5"))
+    assert [path.name for path in output.glob("*/")] == [second.name]
     assert [path.name for path in second.glob("checkpoint-*")] == ["checkpoint-3"]
     (second / "checkpoint-6").mkdir()  # stopped while it saved: no state in it
-    assert len(json.loads((tmp_path / "comparison.json").read_text())["pairs"]) == 1
+    first.mkdir()  # stopped after the results were written, before the folder was removed
+    shutil.copy(second / "environment.json", first)
 
-    finished = (first / "run.json").stat().st_mtime_ns
-    steps = 0
     with pytest.MonkeyPatch.context() as patch:
-        before_each_training_step(patch, lambda *_: None)
-        counted = ImageTrainer.compute_loss
-
-        def count(self: ImageTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
-            nonlocal steps
-            steps += model.training
-            return counted(self, model, *args, **kwargs)
-
-        patch.setattr(ImageTrainer, "compute_loss", count)
+        steps = count_training_steps(patch)
         assert main(command) == 0
-    assert steps == 3 + 4 * 6
-    assert (first / "run.json").stat().st_mtime_ns == finished
-    results = "comparison.json"
-    assert_near(without_times(tmp_path / results), without_times(compared["output"] / results))
+    assert steps == [3, 4, 5] + 4 * [0, 1, 2, 3, 4, 5]
+    assert not list(output.glob("*/"))
+    reference = compared["output"] / "comparison.json"
+    assert_near(without_times(results), without_times(reference))
+
+    with pytest.MonkeyPatch.context() as patch:
+        steps = count_training_steps(patch)
+        assert main(command) == 0
+    assert steps == []
 
 
-def test_another_recipe_or_other_data_do_not_mix_with_what_is_there(
+def test_other_pairs_and_more_seeds_are_added_to_what_is_there(
+    compared: dict[str, Any], faces: Path, recipe: str, tmp_path: Path
+) -> None:
+    results = tmp_path / "comparison.json"
+    before = json.loads((compared["output"] / "comparison.json").read_text())
+    for pair in before["pairs"]:
+        pair["runs"] = pair["runs"][:1]  # of seed 5
+    results.write_text(json.dumps(before))
+    command = [recipe, "--data", str(faces), "--output", str(tmp_path), "--results", str(results)]
+    with pytest.MonkeyPatch.context() as patch:
+        steps = count_training_steps(patch)
+        assert main([*command, "--pairs", "sm/ce,none/ce", "--seeds", "2"]) == 0
+    assert len(steps) == 3 * 6  # sm/ce twice, none/ce with seed 6
+    after = {pair["pair"]: pair for pair in json.loads(results.read_text())["pairs"]}
+    assert list(after) == [*(pair["pair"] for pair in before["pairs"]), "sm/ce"]
+    assert [run["seed"] for run in after["none/ce"]["runs"]] == [5, 6]
+    for pair in before["pairs"]:
+        assert after[pair["pair"]]["runs"][0] == pair["runs"][0]
+    assert len(after["am/mixed_ce"]["last_epoch"]["accuracy"]["values"]) == 1
+    assert len(after["sm/ce"]["last_epoch"]["accuracy"]["values"]) == 2
+
+
+@pytest.fixture
+def black_pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "my_faces"  # the name alone does not make it the same
+    for split in ("train", "validation"):
+        for name in CLASSES:
+            (folder / split / name).mkdir(parents=True)
+            Image.new("L", (32, 32)).save(folder / split / name / "0.png")
+    return folder
+
+
+def test_results_of_another_recipe_or_of_other_data_are_left_alone(
     compared: dict[str, Any],
     faces: Path,
     recipe: str,
+    black_pictures: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [recipe, "--output", str(compared["output"]), "--pairs", "none/ce"]
+    results = compared["output"] / "comparison.json"
+    before = results.read_bytes()
+    command = [recipe, "--output", str(tmp_path / "runs"), "--results", str(results)]
+    command += ["--pairs", "none/ce"]
     assert main([*command, "--data", str(faces), "--set", "training.num_train_epochs=3"]) == 1
-    assert "another recipe, it differs in training.num_train_epochs" in capsys.readouterr().err
-    for split in ("train", "validation"):
-        for name in CLASSES:
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("L", (32, 32)).save(tmp_path / split / name / "0.png")
-    assert main([*command, "--data", str(tmp_path)]) == 1
-    assert "on other data" in capsys.readouterr().err
+    assert re.search(
+        r"comparison.json holds a comparison by another recipe, it differs in "
+        r"training.num_train_epochs: give another --results",
+        capsys.readouterr().err,
+    )
+    assert main([*command, "--data", str(black_pictures)]) == 1
+    assert "comparison.json was made with other data" in capsys.readouterr().err
+    assert results.read_bytes() == before
+    assert not list((tmp_path / "runs").glob("*/"))
+
+
+def test_an_unfinished_run_of_another_recipe_or_of_other_data_is_left_alone(
+    faces: Path,
+    recipe: str,
+    black_pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "runs"
+    command = [recipe, "--output", str(output), "--pairs", "none/ce"]
+    with pytest.MonkeyPatch.context() as patch:
+        count_training_steps(patch, stop_at=5)
+        with pytest.raises(KeyboardInterrupt):
+            main([*command, "--data", str(faces)])
+    folder = output / "none-ce-seed5"
+    assert (folder / "checkpoint-3").is_dir()
+    capsys.readouterr()
+    for changed, message in (
+        (
+            ["--data", str(faces), "--set", "augmentation.flip=0.25"],
+            r"none-ce-seed5 holds a run of another recipe, it differs in augmentation.flip: "
+            r"give another --output",
+        ),
+        (["--data", str(black_pictures)], r"none-ce-seed5 was made with other data"),
+    ):
+        assert main([*command, *changed]) == 1
+        assert re.search(message, capsys.readouterr().err)
+        assert (folder / "checkpoint-3").is_dir()
+        assert not (output / "comparison.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +347,48 @@ def test_what_cannot_be_compared_is_named_before_training(
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert not list(tmp_path.glob("out/*/recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("fer2013", ["none/ce", "a/ce"]),
+        ("cifar10", ["none/mse", "mam/sce"]),
+        ("mnist", ["none/ce", "mam/sce"]),
+    ],
+)
+def test_every_recipe_for_comparisons_runs(
+    name: str, pairs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = RECIPES / f"{name}.yaml"
+    recipe = load_recipe(path)
+    DATA[name](tmp_path / "data")
+    command = [str(path), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs")]
+    changes = ["training.num_train_epochs=1"]
+    if recipe.network == "emosynthnet":
+        changes += [f"model.{field}={json.dumps(width)}" for field, width in TINY.items()]
+    command += [part for change in changes for part in ("--set", change)]
+    assert main([*command, "--pairs", ",".join(pairs)]) == 0
+    summary = json.loads((tmp_path / "runs" / "comparison.json").read_text())
+    assert [pair["pair"] for pair in summary["pairs"]] == pairs
+    assert summary["recipe"]["model"]["image_size"] == (48 if name == "fer2013" else 32)
+    assert summary["data"]["train"]["images"] > summary["data"]["validation"]["images"] / 2 > 0
+
+
+def test_no_recipe_for_comparisons_is_left_out() -> None:
+    assert sorted(path.stem for path in RECIPES.glob("*.yaml")) == ["cifar10", "fer2013", "mnist"]
+
+
+def test_a_margin_that_the_network_cannot_have_is_named_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mnist(tmp_path)
+    command = [str(RECIPES / "mnist.yaml"), "--data", str(tmp_path / "mnist")]
+    command += ["--output", str(tmp_path / "runs"), "--pairs", "none/ce,am/ce"]
+    assert main(command) == 1
+    assert "classifier must be 'linear', got 'cosine' for margin 'am'" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("*/"))
 
 
 def test_every_margin_is_tried_with_every_loss() -> None:

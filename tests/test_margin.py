@@ -632,7 +632,7 @@ def test_classes_that_do_not_exist_are_refused(label: int) -> None:
     ("arguments", "kwargs", "message"),
     [
         (("hinge", "ce"), {}, r"margin must be one of none, mam, .*got 'hinge'"),
-        (("mam", "mse"), {}, r"loss must be one of ce, sce.*got 'mse'"),
+        (("mam", "hinge"), {}, r"loss must be one of ce, sce.*got 'hinge'"),
         (("mam", "ce"), {"margin_kwargs": {"m": 1.0}}, r"margin_kwargs.*epsilon, maximum.*got m"),
         (("none", "ce"), {"margin_kwargs": {"epsilon": 1.0}}, r"margin_kwargs.*nothing.*epsilon"),
         (("mam", "sce"), {"loss_kwargs": {"gamma": 2.0}}, r"loss_kwargs.*ce_weight.*got gamma"),

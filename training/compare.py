@@ -42,7 +42,7 @@ from emosynthnet_hf.margin_emosynthnet import (
 )
 from lab_log import differences
 from recipe import Recipe, load_recipe
-from train import epoch_rows, fit, logged_to, model_config, pack, write_json
+from train import epoch_rows, fit, initial_model, logged_to, model_config, pack, write_json
 from trainer import keep_freed_memory
 
 # One entry a epoch, so that a train loss is the mean over exactly that epoch's steps.
@@ -174,8 +174,10 @@ def compare(
     about = data_record(data, packed)
     if stored:
         _check_same_data(results, stored["data"], about)
+    for pair in pairs:
+        with_pair = pair.apply(recipe, first)
+        initial_model(with_pair, model_config(with_pair, packed["train"].label_names))
     for seed, pair in runs:
-        model_config(pair.apply(recipe, seed), packed["train"].label_names)
         _check_data(output / run_name(pair, seed), about)
 
     records = {pair["pair"]: list(pair["runs"]) for pair in stored.get("pairs", [])}

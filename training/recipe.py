@@ -20,6 +20,7 @@ _Loader.add_implicit_resolver(
 )
 
 CLASS_WEIGHTS = ("none", "inverse_frequency")
+NETWORKS = ("emosynthnet", "all_cnn")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Recipe:
     Attributes:
         data: where the pictures come from.
         model: `preset`, and any field of `EmoSynthNetConfig`; with `start_from`, the fields that
-            differ from the checkpoint's.
+            differ from the checkpoint's. Or `network: all_cnn` and the fields that it reads, for
+            comparisons: see `all_cnn.py`.
         start_from: checkpoint, folder or Hub id, to start from; None starts from scratch.
         processor: fields of `EmoSynthNetImageProcessor`, side and channels follow the model; with
             `start_from`, the fields that differ from the checkpoint's.
@@ -115,8 +117,18 @@ class Recipe:
             raise ValueError(f"class_weights must be one of {allowed}, got {self.class_weights!r}")
         if self.start_from is not None and "preset" in self.model:
             raise ValueError("model.preset cannot be set with start_from, which brings its widths")
+        if self.network not in NETWORKS:
+            allowed = ", ".join(NETWORKS)
+            raise ValueError(f"model.network must be one of {allowed}, got {self.network!r}")
+        if self.network != NETWORKS[0] and self.start_from is not None:
+            raise ValueError(f"start_from must be left out with model.network {self.network}")
         if self.mixup_alpha < 0:
             raise ValueError(f"mixup_alpha must be at least 0, got {self.mixup_alpha}")
+
+    @property
+    def network(self) -> str:
+        """Which network is trained: one of `NETWORKS`."""
+        return str(self.model.get("network", NETWORKS[0]))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -28,6 +28,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
+import all_cnn
 from emosynthnet_hf import (
     EmoSynthNetConfig,
     EmoSynthNetForImageClassification,
@@ -81,6 +82,11 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
     Raises:
         ValueError: data or recipe that cannot be used; nothing has been trained then.
     """
+    if recipe.network != "emosynthnet":
+        raise ValueError(
+            f"model.network must be emosynthnet for a checkpoint in Hub layout, "
+            f"got {recipe.network}: compare.py trains it"
+        )
     trainer, packed = fit(recipe, data, output, resume=resume)
     if trainer.is_world_process_zero():
         return finalize(trainer, packed["validation"], recipe, data, output / "final")
@@ -152,11 +158,22 @@ def pack(recipe: Recipe, data: str) -> dict[str, PackedImages]:
 
 
 def model_config(recipe: Recipe, label_names: Sequence[str]) -> EmoSynthNetConfig:
-    """The recipe's model, with the data's labels."""
+    """The recipe's model, with the data's labels.
+
+    Raises:
+        ValueError: a value out of range, or a field that the recipe's network does not read.
+    """
+    settings = {name: value for name, value in recipe.model.items() if name != "network"}
+    unread = [name for name in settings if name not in all_cnn.FIELDS]
+    if recipe.network == "all_cnn" and unread:
+        raise ValueError(
+            f"model may hold network, {', '.join(all_cnn.FIELDS)} for all_cnn, "
+            f"got {', '.join(unread)}"
+        )
     values = {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: number for number, name in enumerate(label_names)},
-        **recipe.model,
+        **settings,
     }
     if recipe.start_from is None:
         return EmoSynthNetConfig.from_preset(values.pop("preset", "base"), **values)
@@ -174,13 +191,18 @@ def image_processor(recipe: Recipe, config: EmoSynthNetConfig) -> EmoSynthNetIma
     return EmoSynthNetImageProcessor.from_pretrained(folder, **recipe.processor)
 
 
-def initial_model(recipe: Recipe, config: EmoSynthNetConfig) -> EmoSynthNetForImageClassification:
+def initial_model(
+    recipe: Recipe, config: EmoSynthNetConfig
+) -> EmoSynthNetForImageClassification | all_cnn.AllCNNForImageClassification:
     """A new model, or with `start_from` its weights: those of the head too, if it has the same
     labels in the same order and is of the same kind.
 
     Raises:
-        ValueError: a checkpoint of other sizes than the recipe's model.
+        ValueError: a checkpoint of other sizes than the recipe's model, or a margin that its
+            network cannot have.
     """
+    if recipe.network == "all_cnn":
+        return all_cnn.AllCNNForImageClassification(config)
     model = EmoSynthNetForImageClassification(config)
     if recipe.start_from is None:
         return model
