@@ -2,7 +2,9 @@
 
 Pure functions, tensors in, tensors out. They work on every `nn.Module` that returns logits or a
 `ModelOutput` with `logits`, compute in evaluation mode, and leave the model's modes, gradients and
-hooks as they were, also when something fails.
+hooks as they were, also when something fails. The caller may be inside `torch.no_grad` or
+`torch.inference_mode`. While a call runs the model is not as it was: no two threads may use one
+model at a time.
 """
 
 import difflib
@@ -31,16 +33,23 @@ class GridExtent:
 
 
 def grid_extent(layer: str, image_size: int) -> GridExtent:
-    """Where a layer of EmoSynthNet looks, for an input of side m = `image_size`.
+    """Where a layer looks, for an input of side m = `image_size`: 0 to m, but for block 5.
 
-    The grids of blocks 1 to 4 are the picture's: cells of m/8 or so pixels from 0 to m. An unpadded
-    3x3 transposed convolution adds a cell on each side. Block 5a's cells are 16 pixels, so its grid
-    of m/16+2 cells spans -16 to m+16. Upsampling halves them and block 5b adds one more a side: its
-    m/8+6 cells of 8 pixels span -24 to m+24. That is the main path's geometry; the side path's
-    pooled map is stretched over block 5b's grid a little differently (architecture notes).
+    In blocks 1 to 4 of EmoSynthNet, as in most networks, the cells of a grid divide the picture. An
+    unpadded 3x3 transposed convolution adds a cell on each side. Block 5a's cells are 16 pixels, so
+    its grid of m/16+2 cells spans -16 to m+16. Upsampling halves them and block 5b adds one more a
+    side: its m/8+6 cells of 8 pixels span -24 to m+24. That is the main path's geometry. The side
+    branch reaches block 5b by a grid of its own, which lies nearer to the picture: what it adds to
+    block 5b's maps is drawn too far out.
+
+    Args:
+        layer: as in `grad_cam`; parts of block 5, and models that wrap EmoSynthNet, count too.
+        image_size: in pixels.
     """
-    beyond = {"emosynthnet.block5a": 16, "emosynthnet.block5b": 24}.get(layer, 0)
-    return GridExtent(-beyond, image_size + beyond)
+    for block, beyond in ((".emosynthnet.block5a.", 16), (".emosynthnet.block5b.", 24)):
+        if block in f".{layer}.":
+            return GridExtent(-beyond, image_size + beyond)
+    return GridExtent(0, image_size)
 
 
 def grad_cam(
@@ -118,11 +127,11 @@ def guided_backpropagation(
     Gradients of the logits with respect to the pixels, where each activation lets a gradient pass
     only where it is positive and where the activation's input was positive. For ReLU that is the
     paper's rule. ELU has slope 1 where its input is positive, so the same rule reads: ELU as if it
-    were ReLU in the backward pass; its negative branch, with slope exp(x), is shut.
+    were ReLU in the backward pass; its negative branch, with slope alpha exp(x), is shut.
 
     Args:
-        model, pixel_values, classes: as in `grad_cam`. Activations are found whether they are
-            modules or functional calls (`torch.nn.functional.relu` and `elu`).
+        model, pixel_values, classes: as in `grad_cam`. ReLU and ELU are found whether they are
+            modules or functional calls; any other activation keeps its own derivative.
 
     Returns:
         (N, n, C, H, W) float32.
@@ -131,9 +140,10 @@ def guided_backpropagation(
         ValueError: as in `grad_cam`.
     """
     _check_pixels(pixel_values)
-    with _evaluation_mode(model), _GuidedActivations(), torch.enable_grad():
+    with _evaluation_mode(model), _without_parameter_gradients(model), _GuidedActivations():
         pixels = pixel_values.detach().clone().requires_grad_()
-        logits = logits_of(model(pixels))
+        with torch.enable_grad():
+            logits = logits_of(model(pixels))
         chosen = _chosen_classes(classes, logits)
         pictures = []
         for column in range(chosen.shape[1]):
@@ -244,7 +254,8 @@ def _chosen_classes(classes: Sequence[int] | Tensor | None, logits: Tensor) -> T
         )
     if chosen.numel() == 0 or chosen.min() < 0 or chosen.max() >= num_classes:
         raise ValueError(f"classes must be from 0 to {num_classes - 1}, got {chosen.tolist()}")
-    return chosen.to(logits.device)
+    # A copy, as a tensor made in inference mode could not be kept for the backward pass.
+    return chosen.to(logits.device, copy=True)
 
 
 def _check_pixels(pixel_values: Tensor) -> None:
@@ -261,7 +272,8 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with torch.inference_mode(False):
+            yield
     finally:
         for module, training in modes:
             module.training = training

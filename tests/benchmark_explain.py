@@ -2,7 +2,9 @@
 
 The preset `small` at 48 x 48 with random weights, a batch of 16, all seven classes, float32, two
 threads. Each library runs in a process of its own, so that peak memory is its own, and in turns, so
-that a busy minute does not fall on one. Writes docs/benchmarks/explain.json. Needs
+that a busy minute does not fall on one. Memory is what a process needs at its peak, and how much of
+that came with the batch: above what torch, the library, the model and a batch of one picture had
+needed. Writes docs/benchmarks/explain.json. Needs
 
     pip install captum && pip install --no-deps grad-cam ttach torchcam
 
@@ -88,7 +90,7 @@ def torch_cam(model: Logits, layer: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def pytorch_grad_cam(model: Logits, layer: nn.Module, pixels: Tensor) -> Tensor:
-    if importlib.util.find_spec("torchvision") is None and "torchvision" not in sys.modules:
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         stand_in("torchvision")
         stand_in("torchvision.transforms", "Compose", "Normalize", "ToTensor")
         stand_in("torchvision.transforms.functional", "resize")
@@ -97,7 +99,7 @@ def pytorch_grad_cam(model: Logits, layer: nn.Module, pixels: Tensor) -> Tensor:
 
     with GradCAM(model, [layer]) as method:
         maps = [
-            torch.from_numpy(method(pixels, [ClassifierOutputTarget(label)] * BATCH))
+            torch.from_numpy(method(pixels, [ClassifierOutputTarget(label)] * len(pixels)))
             for label in range(CLASSES)
         ]
     return torch.stack(maps, dim=1)
@@ -119,30 +121,40 @@ LIBRARIES: dict[str, Callable[[Logits, nn.Module, Tensor], Tensor]] = {
 
 
 def measure(library: str, repetitions: int) -> dict[str, Any]:
-    """Seconds of each repetition, peak memory of the process, and likeness to our maps."""
+    """Seconds of each repetition, peak memory of the process, and likeness to our maps.
+
+    Memory is in MiB.
+    """
     torch.set_num_threads(2)
     torch.manual_seed(0)
     config = EmoSynthNetConfig.from_preset("small", image_size=SIDE, num_labels=CLASSES)
     model = Logits(EmoSynthNetForImageClassification(config)).eval()
     layer = model.get_submodule(f"model.{DEFAULT_LAYER}")
     pixels = torch.randn(BATCH, 1, SIDE, SIDE)
-    with torch.no_grad():
-        model(pixels[:1])
     method = LIBRARIES[library]
-    method(model, layer, pixels)  # imports, and whatever is made once
+    method(model, layer, pixels[:1])  # imports, and whatever is made once
+    before = peak_mebibytes()
+    method(model, layer, pixels)
     seconds = []
     for _ in range(repetitions):
         started = time.perf_counter()
         maps = method(model, layer, pixels)
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mebibytes()
     # Each map scaled to [0, 1], as pytorch-grad-cam gives them.
     pair = [unit(part).flatten().double() for part in (maps, ours(model, layer, pixels))]
     return {
         "seconds": seconds,
-        "peak_mebibytes": peak,
+        "peak": peak,
+        "batch": peak - before,
         "correlation": float(torch.corrcoef(torch.stack(pair))[0, 1]),
     }
+
+
+def peak_mebibytes() -> float:
+    """The most that this process has held; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def unit(maps: Tensor) -> Tensor:
@@ -188,7 +200,8 @@ def main() -> None:
                 "median_seconds": round(medians[name], 4),
                 "fastest_seconds": round(min(min(run["seconds"]) for run in parts), 4),
                 "times_ours": round(medians[name] / medians["emosynthnet_hf"], 2),
-                "peak_process_mebibytes": round(max(run["peak_mebibytes"] for run in parts)),
+                "peak_process_mebibytes": round(max(run["peak"] for run in parts)),
+                "peak_batch_mebibytes": round(max(run["batch"] for run in parts)),
                 "correlation_with_our_maps": round(min(run["correlation"] for run in parts), 4),
             }
             for name, parts in runs.items()
