@@ -43,7 +43,7 @@ class AllCNNForImageClassification(EmoSynthNetPreTrainedModel):
     parameters with 3 channels and 10 classes (the paper: about 1.3 M).
 
     The paper's tables have a ReLU after the last convolution too. With Adam at 1e-3 all logits were
-    0 after a dozen steps, where that ReLU lets no gradient through, and nothing was learnt any
+    0 within 32 steps, where that ReLU lets no gradient through, and nothing was learnt any
     more: it is left out.
 
     Args:
