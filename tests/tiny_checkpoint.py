@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from emosynthnet_hf import (
@@ -69,6 +70,8 @@ def make_checkpoint(folder: Path, data: Path) -> Path:
     ):
         path = folder / "training" / f"{name}.json"
         path.write_text(json.dumps(values), encoding="utf-8")
+    recipe = {"model": {"loss": "sce", "margin": "mam"}, "class_weights": "none", "two_scale": None}
+    (folder / "training" / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     if build.main([str(folder)]):
         raise RuntimeError("the card could not be written")
     return folder

@@ -363,13 +363,16 @@ def write_json(path: Path, values: Any) -> None:
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Everything that is logged, metrics included, goes to the terminal and to a file."""
+    """Everything that is logged, metrics included, goes to the terminal and to a file; afterwards
+    logging is as it was."""
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handlers: list[logging.Handler] = [
         logging.StreamHandler(),
         logging.FileHandler(path, encoding="utf-8"),
     ]
-    root = logging.getLogger()
+    root, library = logging.getLogger(), logging.getLogger("transformers")
+    transformers_logging.get_verbosity()  # sets the library's logger up, if nothing has yet
+    before = root.level, library.propagate, library.handlers[:]
     root.setLevel(logging.INFO)
     for handler in handlers:
         handler.setFormatter(form)
@@ -382,6 +385,8 @@ def logged_to(path: Path) -> Iterator[None]:
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
+        level, library.propagate, library.handlers[:] = before
+        root.setLevel(level)
 
 
 def main(
