@@ -25,15 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .data import normalize_batch
-from .evaluation import WEIGHTS, checkpoint_name, dataset_name, load_checkpoint, load_images
-from .evaluation import versions as library_versions
-from .explain import (
-    DEFAULT_LAYER,
-    LAYERS,
-    METHODS,
-    heat_maps,
-    logits_of,
+from .evaluation import (
+    DTYPES,
+    WEIGHTS,
+    checkpoint_name,
+    dataset_name,
+    load_checkpoint,
+    load_images,
 )
+from .evaluation import versions as library_versions
+from .explain import DEFAULT_LAYER, LAYERS, METHODS, heat_maps, logits_of
 
 FloatArray = NDArray[np.float64]
 Classifier = Callable[[Tensor], Any]
@@ -85,6 +86,7 @@ def perturbation_curves(
     *,
     steps: int = 10,
     batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """A class's probability while pixels of `start` are replaced by those of `end`, by rank.
 
@@ -97,6 +99,7 @@ def perturbation_curves(
         classes: int64 (N,), the class whose probability is followed.
         steps: equal parts in which the pixels are replaced.
         batch_size: pictures in a forward pass.
+        dtype: float32, or bfloat16 for autocast.
 
     Returns:
         float32 (N, n, steps + 1), probabilities at 0, 1/steps, ..., 1 of the pixels.
@@ -128,7 +131,8 @@ def perturbation_curves(
         ]
         return torch.cat(parts)
 
-    with torch.no_grad():
+    precision = torch.autocast(start.device.type, torch.bfloat16, enabled=dtype != torch.float32)
+    with torch.no_grad(), precision:
         first, last = probabilities(start, classes), probabilities(end, classes)
         curves = [first[:, None].expand(-1, num_maps)]
         for step in range(1, steps):
@@ -313,6 +317,7 @@ def deletion_and_insertion(
     *,
     steps: int = 10,
     batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Curves of each method and of two maps without knowledge, for the predicted classes.
@@ -321,7 +326,7 @@ def deletion_and_insertion(
         classifier: in evaluation mode.
         pixel_values: (N, C, H, W).
         methods: as from `map_functions`.
-        steps, batch_size: as in `perturbation_curves`.
+        steps, batch_size, dtype: as in `perturbation_curves`; maps are made without autocast.
         seed: of the random maps and of the order of ties.
 
     Returns:
@@ -346,7 +351,14 @@ def deletion_and_insertion(
         ):
             curves.append(
                 perturbation_curves(
-                    classifier, start, end, ranks, classes, steps=steps, batch_size=batch_size
+                    classifier,
+                    start,
+                    end,
+                    ranks,
+                    classes,
+                    steps=steps,
+                    batch_size=batch_size,
+                    dtype=dtype,
                 )
             )
     deleted, inserted = torch.cat(deletion), torch.cat(insertion)
@@ -534,13 +546,17 @@ def measure_checkpoint(
     randomization_images: int = 100,
     steps: int = 10,
     batch_size: int = 64,
+    dtype: str = "float32",
     device: str | None = None,
 ) -> dict[str, Any]:
     """All checks on pictures of a split, drawn at random with a fixed seed; ready for JSON.
 
     Raises:
-        FileNotFoundError, ValueError: as in `evaluation.load_images`; fewer than two pictures.
+        FileNotFoundError, ValueError: as in `evaluation.load_images`; fewer than two pictures; a
+            dtype (of the curves' forward passes) other than float32 and bfloat16.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     chosen_device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder, model, processor, label_names = load_checkpoint(checkpoint)
     packed = load_images(data, split, processor, label_names)
@@ -553,7 +569,14 @@ def measure_checkpoint(
     pixels = normalize_batch(packed.pixels[chosen].to(chosen_device), processor)
     pixels = pixels.to(memory_format=torch.channels_last)
     methods = map_functions()
-    curves = deletion_and_insertion(network, pixels, methods, steps=steps, batch_size=batch_size)
+    curves = deletion_and_insertion(
+        network,
+        pixels,
+        methods,
+        steps=steps,
+        batch_size=batch_size,
+        dtype=DTYPES[dtype],
+    )
     similarity = similarity_by_stage(
         network, pixels[:randomization_images], methods, CASCADE, batch_size=batch_size
     )
@@ -568,6 +591,7 @@ def measure_checkpoint(
         "num_images": len(chosen),
         "num_randomization_images": min(len(chosen), randomization_images),
         "steps": steps,
+        "curves_dtype": dtype,
         "explained_class": "the predicted one",
         "interval": f"95 %, percentile bootstrap over pictures, {RESAMPLES} resamples",
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -575,6 +599,65 @@ def measure_checkpoint(
         "methods": summary,
         "failures": failures(summary),
     }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """A result of `measure_checkpoint` as a page: areas, what each method fails, how to read it."""
+    methods, failed = result["methods"], result["failures"]
+    lines = [
+        f"# Are the explanations of {result['checkpoint']} faithful?",
+        "",
+        f"{result['num_images']} pictures of {result['dataset']}'s {result['split']} split, the "
+        "predicted class, areas under the curves with 95 % intervals. Deletion replaces pixels by "
+        "the picture's mean, what a map marks most first: the lower the class's probability falls, "
+        "the better the map. Insertion restores them in a blurred picture: higher is better. "
+        "`random` and `centred_gaussian` are maps that know nothing of the picture.",
+        "",
+        "| map | deletion | insertion |",
+        "| --- | --- | --- |",
+    ]
+    lines += [
+        f"| {_short(name)} | {_cell(entry['deletion']['area'])} | "
+        f"{_cell(entry['insertion']['area'])} |"
+        for name, entry in methods.items()
+    ]
+    stages = next(
+        entry["randomization"]["stages"] for entry in methods.values() if "randomization" in entry
+    )
+    drawn = [stage for stage in stages if stage != CHANCE]
+    half, last = drawn[(len(drawn) - 1) // 2], drawn[-1]
+    lines += [
+        "",
+        "Rank correlation of maps with the trained network's, on "
+        f"{result['num_randomization_images']} of the pictures: after the weights from the output "
+        "down to a module are drawn anew, and, as the level of chance, of one picture's map with "
+        "another's. A map that still looks like the trained network's shows the picture, not the "
+        "network.",
+        "",
+        f"| map | down to {half} | down to {last} | another picture |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {_short(name)} | "
+        + " | ".join(
+            _cell(entry["randomization"]["stages"][stage]["rank_correlation"])
+            for stage in (half, last, CHANCE)
+        )
+        + " |"
+        for name, entry in methods.items()
+        if name in failed
+    ]
+    lines += ["", "What each fails:", ""]
+    lines += [
+        f"- {_short(name)} {'; '.join(sentences) if sentences else 'passes every check'}."
+        for name, sentences in failed.items()
+    ]
+    lines += ["", f"Written by `{result['command']}`."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(area: Mapping[str, float]) -> str:
+    return f"{area['mean']:.3f} ({area['low']:.3f} to {area['high']:.3f})"
 
 
 def draw(result: Mapping[str, Any], path: str | Path) -> None:
@@ -669,7 +752,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: see `python -m emosynthnet_hf.faithfulness --help`."""
     parser = argparse.ArgumentParser(
         prog="python -m emosynthnet_hf.faithfulness",
-        description="Check a checkpoint's explanations; write JSON and, beside it, a PNG figure.",
+        description="Check a checkpoint's explanations; write JSON, and beside it a figure (PNG) "
+        "and a page (Markdown).",
     )
     parser.add_argument("checkpoint", help="folder or Hub id")
     parser.add_argument("--data", required=True, help="Hub id, folder in Hub layout or of images")
@@ -683,6 +767,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=int, default=10, help="of a curve; default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the curves' forward passes, not of maps; default: %(default)s",
+    )
     parser.add_argument("--device", help="default: the first CUDA device, or else cpu")
     parser.add_argument(
         "--output",
@@ -701,6 +791,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     written = {"command": _command(options, output), **result}
     output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(markdown(written), encoding="utf-8")
     for name, sentences in result["failures"].items():
         print(f"{name}: {'; '.join(sentences) or 'passes all checks'}")
     return 0
@@ -728,6 +819,7 @@ __all__ = [
     "explanation_name",
     "failures",
     "map_functions",
+    "markdown",
     "mean_picture",
     "measure_checkpoint",
     "perturbation_curves",

@@ -1,10 +1,10 @@
 """What Grad-CAM of all classes costs, here and elsewhere: python tests/benchmark_explain.py
 
-The preset `small` at 48 x 48 with random weights, a batch of 16, all seven classes, float32, two
-threads. Each library runs in a process of its own, so that peak memory is its own, and in turns, so
-that a busy minute does not fall on one. Memory is what a process needs at its peak, and how much of
-that came with the batch: above what torch, the library, the model and a batch of one picture had
-needed. Writes docs/benchmarks/explain.json. Needs
+The preset `small` at 48 x 48 with random weights, a batch of 16, all seven classes, float32. Each
+library runs in a process of its own, so that peak memory is its own, and in turns, so that a busy
+minute does not fall on one. Memory is what a process needs at its peak, and how much of that came
+with the batch: above what torch, the library, the model and a batch of one picture had needed.
+Writes docs/benchmarks/explain.json. Needs
 
     pip install captum && pip install --no-deps grad-cam ttach torchcam
 
@@ -120,12 +120,12 @@ LIBRARIES: dict[str, Callable[[Logits, nn.Module, Tensor], Tensor]] = {
 }
 
 
-def measure(library: str, repetitions: int) -> dict[str, Any]:
+def measure(library: str, repetitions: int, threads: int) -> dict[str, Any]:
     """Seconds of each repetition, peak memory of the process, and likeness to our maps.
 
     Memory is in MiB.
     """
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     config = EmoSynthNetConfig.from_preset("small", image_size=SIDE, num_labels=CLASSES)
     model = Logits(EmoSynthNetForImageClassification(config)).eval()
@@ -166,19 +166,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="processes a library")
     parser.add_argument("--repetitions", type=int, default=10, help="in each process")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--only", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument(
         "--output", type=Path, default=ROOT / "docs" / "benchmarks" / "explain.json"
     )
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(measure(options.only, options.repetitions)))
+        print(json.dumps(measure(options.only, options.repetitions, options.threads)))
         return
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in LIBRARIES}
     for _ in range(options.rounds):
         for name in LIBRARIES:
             command = [sys.executable, __file__, "--only", name]
             command += ["--repetitions", str(options.repetitions)]
+            command += ["--threads", str(options.threads)]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             runs[name].append(json.loads(output.splitlines()[-1]))
     medians = {
@@ -187,11 +189,12 @@ def main() -> None:
     }
     result = {
         "command": "python tests/benchmark_explain.py "
-        f"--rounds {options.rounds} --repetitions {options.repetitions}",
+        f"--rounds {options.rounds} --repetitions {options.repetitions} "
+        f"--threads {options.threads}",
         "what": f"Grad-CAM at {DEFAULT_LAYER}, small, {SIDE} x {SIDE}, batch {BATCH}, "
         f"{CLASSES} classes, float32",
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "threads": 2,
+        "threads": options.threads,
         "torch": torch.__version__,
         "torchvision": "real" if importlib.util.find_spec("torchvision") else "empty stand-ins",
         "libraries": {

@@ -1,22 +1,30 @@
 """Explanations against hand-worked numbers, closed forms, captum and planted patches."""
 
 import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from captum.attr import GuidedBackprop, LayerGradCam
+from captum.attr import GuidedBackprop, GuidedGradCam, LayerGradCam
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from emosynthnet_hf import EmoSynthNetConfig, EmoSynthNetForImageClassification
+from emosynthnet_hf import (
+    EmoSynthNetConfig,
+    EmoSynthNetForImageClassification,
+    modeling_emosynthnet,
+)
 from emosynthnet_hf.explain import (
+    DEFAULT_LAYER,
     LAYERS,
+    METHODS,
     GridExtent,
     grad_cam,
     grid_extent,
     guided_backpropagation,
     guided_grad_cam,
+    heat_maps,
     on_picture,
 )
 
@@ -111,13 +119,28 @@ def test_captum_agrees_on_emosynthnet(layer: str) -> None:
         torch.testing.assert_close(maps[:, label].double(), want[:, 0], rtol=1e-4, atol=1e-9)
 
 
-def test_captum_agrees_on_a_resnet() -> None:
+def resnet() -> ResNetForImageClassification:
     torch.manual_seed(0)
     config = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4
     )
-    model = ResNetForImageClassification(config).eval()
-    x = torch.randn(2, 3, 32, 32)
+    return ResNetForImageClassification(config).eval()
+
+
+class Logits(nn.Module):
+    """A model with a tensor for an output, as captum wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values).logits
+        return logits
+
+
+def test_captum_agrees_on_a_resnet() -> None:
+    model, x = resnet(), torch.randn(2, 3, 32, 32)
     layer = "resnet.encoder.stages.1"
     maps = grad_cam(model, x, layer, classes=[2], extent=GridExtent(0, 32))
     oracle = LayerGradCam(lambda pixels: model(pixels).logits, model.get_submodule(layer))
@@ -146,10 +169,106 @@ def test_captum_agrees_on_guided_backpropagation() -> None:
         torch.testing.assert_close(pictures[:, label], want)
 
 
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require")
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+def test_captum_agrees_on_the_guided_methods_on_a_resnet() -> None:
+    model, x = resnet(), torch.randn(2, 3, 32, 32)
+    layer = "resnet.encoder.stages.1"
+    network = Logits(model)
+    module = model.get_submodule(layer)
+    pictures, products = guided_backpropagation(model, x), guided_grad_cam(model, x, layer)
+    for label in range(4):
+        want = GuidedBackprop(network).attribute(x, target=label)
+        assert want.abs().max() > 0
+        torch.testing.assert_close(pictures[:, label], want, rtol=1e-4, atol=1e-7)
+        want = GuidedGradCam(network, module).attribute(
+            x, target=label, interpolate_mode="bilinear"
+        )
+        torch.testing.assert_close(products[:, label], want, rtol=1e-4, atol=1e-8)
+
+
+class Rewritten(Logits):
+    """EmoSynthNet whose ReLUs are modules and whose ELUs are ReLU modules plus a constant.
+
+    So captum, which has the guided rule for ReLU modules alone, reads ELU as `explain` says.
+    """
+
+    def __init__(self, model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(model)
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(64))
+        self.unused: list[nn.Module] = []
+        relu, elu = nn.functional.relu, nn.functional.elu
+
+        def relu_module(value: Tensor) -> Tensor:
+            activated: Tensor = self.unused.pop()(value)
+            return activated
+
+        def elu_as_relu(value: Tensor) -> Tensor:
+            return relu_module(value) + (elu(value) - relu(value)).detach()
+
+        changed = vars(nn.functional) | {"relu": relu_module, "elu": elu_as_relu}
+        monkeypatch.setattr(modeling_emosynthnet, "F", SimpleNamespace(**changed))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        self.unused = list(self.relus)
+        return super().forward(pixel_values)
+
+
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require")
+@pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
+def test_captum_agrees_on_guided_backpropagation_through_our_elu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = emosynthnet().double(), torch.randn(2, 1, 48, 48).double()
+    pictures = guided_backpropagation(model, x)
+    with torch.no_grad():
+        logits = model(x).logits
+    network = Rewritten(model, monkeypatch).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), logits)
+    for label in range(3):
+        want = GuidedBackprop(network).attribute(x, target=label)
+        assert want.abs().max() > 0
+        torch.testing.assert_close(pictures[:, label].double(), want, rtol=1e-4, atol=1e-12)
+
+
 def test_guided_grad_cam_is_the_product() -> None:
     model, x = emosynthnet(), torch.randn(2, 1, 48, 48)
     want = guided_backpropagation(model, x) * grad_cam(model, x)[:, :, None]
     torch.testing.assert_close(guided_grad_cam(model, x), want)
+
+
+def test_hand_worked_heat_maps() -> None:
+    # The pictures and maps of the hand-worked tests above. Of class 1 Grad-CAM is 0.625 and guided
+    # backpropagation -0.75 in the cell of -2, so the product is -0.46875; both are 0 elsewhere.
+    # Of class 0 Grad-CAM is 0, and guided backpropagation 0.5, -1, 0.5, 0.
+    x = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).view(1, 1, 2, 2)
+    want = {
+        "grad_cam": [[[0, 0], [0, 0]], [[0, 0.625], [0, 0]]],
+        "guided_backpropagation": [[[0.5, 1], [0.5, 0]], [[0, 0.75], [0, 0]]],
+        "guided_grad_cam": [[[0, 0], [0, 0]], [[0, 0.46875], [0, 0]]],
+    }
+    assert tuple(want) == METHODS
+    for method, maps in want.items():
+        got = heat_maps(Tiny(), x, method, "conv")
+        torch.testing.assert_close(got, torch.tensor([maps], dtype=torch.float32))
+        one = heat_maps(Tiny(), x, method, "conv", classes=[1])
+        torch.testing.assert_close(one, got[:, 1:])
+
+
+def test_heat_maps_of_colours_are_sums_of_magnitudes() -> None:
+    model, x = resnet(), torch.randn(2, 3, 32, 32)
+    layer = "resnet.encoder.stages.0"
+    torch.testing.assert_close(heat_maps(model, x, layer=layer), grad_cam(model, x, layer))
+    for method, signed in (
+        ("guided_backpropagation", guided_backpropagation(model, x)),
+        ("guided_grad_cam", guided_grad_cam(model, x, layer)),
+    ):
+        got = heat_maps(model, x, method, layer)
+        red, green, blue = signed.unbind(dim=2)
+        torch.testing.assert_close(got, red.abs() + green.abs() + blue.abs())
+    with pytest.raises(ValueError, match=r"grad_cam, guided_backpropagation, .*, got 'lime'"):
+        heat_maps(model, x, "lime", layer)
 
 
 def test_each_picture_may_have_its_own_classes() -> None:
@@ -158,6 +277,9 @@ def test_each_picture_may_have_its_own_classes() -> None:
     chosen = grad_cam(model, x, classes=torch.tensor([[2, 0], [1, 1]]))
     torch.testing.assert_close(chosen[0], everything[0, [2, 0]])
     torch.testing.assert_close(chosen[1], everything[1, [1, 1]])
+    pictures = guided_backpropagation(model, x)
+    chosen = guided_backpropagation(model, x, classes=torch.tensor([[2], [1]]))
+    torch.testing.assert_close(chosen[:, 0], torch.stack([pictures[0, 2], pictures[1, 1]]))
 
 
 def test_a_batch_is_its_pictures() -> None:
@@ -169,9 +291,9 @@ def test_a_batch_is_its_pictures() -> None:
 
 
 # A network that passes the picture on, cell by cell: its maps are the pooled picture itself.
-@pytest.fixture
-def passing() -> EmoSynthNetForImageClassification:
-    model = emosynthnet(image_size=64)
+@pytest.fixture(params=[48, 64])
+def passing(request: pytest.FixtureRequest) -> EmoSynthNetForImageClassification:
+    model = emosynthnet(image_size=request.param)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -192,11 +314,12 @@ def passing() -> EmoSynthNetForImageClassification:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 3), (1, 2), (3, 1)])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 2), (1, 2), (2, 1)])
 def test_a_patch_is_found_where_it_is(
     passing: EmoSynthNetForImageClassification, layer: str, row: int, column: int
 ) -> None:
-    x = torch.zeros(1, 1, 64, 64)
+    side = passing.config.image_size
+    x = torch.zeros(1, 1, side, side)
     x[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 1
     heatmap = grad_cam(passing, x, layer, classes=[0])[0, 0]
     assert heatmap.max() > 0
@@ -210,10 +333,11 @@ def test_a_patch_is_found_where_it_is(
 def test_block_5_stretched_over_the_picture_would_miss(
     passing: EmoSynthNetForImageClassification,
 ) -> None:
-    x = torch.zeros(1, 1, 64, 64)
+    side = passing.config.image_size
+    x = torch.zeros(1, 1, side, side)
     x[..., :16, :16] = 1
     for layer in LAYERS[2:]:
-        stretched = grad_cam(passing, x, layer, classes=[0], extent=GridExtent(0, 64))[0, 0]
+        stretched = grad_cam(passing, x, layer, classes=[0], extent=GridExtent(0, side))[0, 0]
         peak = torch.nonzero(stretched >= 0.99 * stretched.max()).float().mean(dim=0)
         assert (peak - 7.5).abs().min() > TOLERANCE_PIXELS
 
@@ -222,12 +346,18 @@ def test_extents_by_hand() -> None:
     assert grid_extent("emosynthnet.block5b", 48) == GridExtent(-24, 72)
     assert grid_extent("emosynthnet.block5a", 48) == GridExtent(-16, 64)
     assert grid_extent("emosynthnet.block4.convs.2", 48) == GridExtent(0, 48)
+    assert grid_extent("module.emosynthnet.block5b.conv", 32) == GridExtent(-24, 56)
+    assert grid_extent("other.block5a", 48) == GridExtent(0, 48)
 
 
 def test_a_map_on_the_picture_is_bilinear_resizing() -> None:
     maps = torch.rand(2, 3, 6, 6)
     want = nn.functional.interpolate(maps, (48, 48), mode="bilinear", align_corners=False)
     torch.testing.assert_close(on_picture(maps, GridExtent(0, 48), (48, 48)), want)
+    # A picture that is not square, with a grid that is not either.
+    maps = torch.rand(2, 3, 6, 4)
+    want = nn.functional.interpolate(maps, (48, 32), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(on_picture(maps, GridExtent(0, 32), (48, 32)), want)
 
 
 def state_of(model: nn.Module) -> tuple[Any, ...]:
@@ -271,7 +401,7 @@ def test_the_model_is_left_as_it_was() -> None:
         assert torch.equal(buffer, buffers[name])
 
 
-@pytest.mark.parametrize("function", [grad_cam, guided_backpropagation])
+@pytest.mark.parametrize("function", [grad_cam, guided_backpropagation, guided_grad_cam])
 def test_the_model_is_left_as_it_was_after_an_exception(function: Any) -> None:
     model = mixed_state()
     before = state_of(model)
@@ -288,17 +418,18 @@ def test_the_model_is_left_as_it_was_after_an_exception(function: Any) -> None:
     assert_unchanged(before, state_of(model))
 
 
-def test_nothing_is_left_behind_by_a_thousand_calls() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_left_behind_by_a_thousand_calls(method: str) -> None:
     model, x = Tiny(), torch.randn(1, 1, 4, 4)
 
     def tensors() -> int:
         gc.collect()
         return sum(issubclass(type(item), Tensor) for item in gc.get_objects())
 
-    grad_cam(model, x, "conv")
+    heat_maps(model, x, method, "conv")
     before, hooks = tensors(), state_of(model)
     for _ in range(1000):
-        grad_cam(model, x, "conv")
+        heat_maps(model, x, method, "conv")
     assert tensors() <= before
     assert_unchanged(hooks, state_of(model))
 
@@ -321,6 +452,28 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert got.dtype == torch.float32
     correlation = torch.corrcoef(torch.stack([got.flatten(), want.flatten()]))[0, 1]
     assert correlation > 0.99
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_pixels_into_float32_weights(method: str) -> None:
+    # EmoSynthNet casts pixels to the weights' dtype: the maps are those of the rounded pixels. The
+    # gradients of the guided methods are rounded once more, on their way to the pixels.
+    model, x = emosynthnet(), torch.randn(2, 1, 48, 48).to(torch.bfloat16)
+    got = heat_maps(model, x, method)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, heat_maps(model, x.float(), method), rtol=2**-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_the_caller_may_have_gradients_off(method: str, around: Any) -> None:
+    model, x = emosynthnet(), torch.randn(2, 1, 48, 48)
+    classes = torch.tensor([[0], [2]])
+    want = heat_maps(model, x, method, DEFAULT_LAYER, classes)
+    with around():
+        got = heat_maps(model, x.clone(), method, DEFAULT_LAYER, classes.clone())
+        assert not torch.is_grad_enabled()
+    torch.testing.assert_close(got, want)
 
 
 def test_guided_backpropagation_takes_bfloat16() -> None:

@@ -10,6 +10,14 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity as skimage_ssim
 from torch import Tensor, nn
 
+from emosynthnet_hf import EmoSynthNetConfig, EmoSynthNetForImageClassification
+from emosynthnet_hf.explain import (
+    DEFAULT_LAYER,
+    LAYERS,
+    METHODS,
+    grad_cam,
+    guided_backpropagation,
+)
 from emosynthnet_hf.faithfulness import (
     CHANCE,
     area_under,
@@ -18,9 +26,12 @@ from emosynthnet_hf.faithfulness import (
     cascading_randomization,
     centred_gaussian_map,
     deletion_and_insertion,
+    deletion_score,
     draw,
+    explanation_name,
     failures,
     map_functions,
+    markdown,
     mean_picture,
     perturbation_curves,
     pixel_ranks,
@@ -60,6 +71,64 @@ def test_hand_worked_deletion_and_insertion() -> None:
     # Insertion by the true map: odds 1, 4, 8, 8, 8.
     insertion = perturbation_curves(classifier, zeros, ones, ranks[:, :1], classes, steps=4)
     torch.testing.assert_close(insertion[0, 0], torch.tensor([1 / 2, 4 / 5, 8 / 9, 8 / 9, 8 / 9]))
+
+
+def test_deletion_scores_by_hand() -> None:
+    # The picture above with 1 on its second pixel and -1/3 on the others: its mean is 0, so that
+    # deletion leaves zeros. The logit of class 0 is ln 8 times the second pixel's value. The true
+    # map takes that pixel first: 8/9, then 1/2 ever after, an area of (8/9 / 2 + 3/2 + 1/4) / 4.
+    # The opposite map takes it last: (8/9 / 2 + 3 * 8/9 + 1/4) / 4.
+    classifier = linear_classifier([0, np.log(8), 0, 0])
+    picture = torch.full((1, 1, 2, 2), -1 / 3)
+    picture[0, 0, 0, 1] = 1
+    first = torch.tensor([[2.0, 3.0], [1.0, 0.0]])
+    pixels, maps = picture.expand(2, 1, 2, 2), torch.stack([first, -first])
+    classes = torch.tensor([0, 0])
+    want = [(4 / 9 + 3 / 2 + 1 / 4) / 4, (4 / 9 + 8 / 3 + 1 / 4) / 4]
+    scores, without = deletion_score(classifier, pixels, maps, classes, opponents=400, steps=4)
+    torch.testing.assert_close(scores, torch.tensor(want))
+    # A random map takes the pixel in any of four places alike: half-way. The standard deviation
+    # over maps is (8/9 - 1/2) / 4 sqrt(5/4) = 0.109, a twentieth of it 0.0054 over 400.
+    torch.testing.assert_close(without, torch.full((2,), sum(want) / 2), rtol=0, atol=0.022)
+    again = deletion_score(classifier, pixels, maps, classes, opponents=400, steps=4, batch_size=7)
+    torch.testing.assert_close(again, (scores, without))
+
+
+def test_what_is_checked_are_the_heat_maps_of_each_picture_s_class() -> None:
+    assert [explanation_name(method, "a.b") for method in METHODS] == [
+        "grad_cam a.b", "guided_backpropagation", "guided_grad_cam a.b",
+    ]  # fmt: skip
+    functions = map_functions()
+    assert list(functions) == [
+        *(f"grad_cam {layer}" for layer in LAYERS),
+        "guided_backpropagation",
+        f"guided_grad_cam {DEFAULT_LAYER}",
+    ]
+    torch.manual_seed(0)
+    config = EmoSynthNetConfig.from_preset(
+        "quarter", image_size=32, side_widths=[[4, 4, 4], [4], [4, 4, 4]], num_labels=3
+    )
+    model = EmoSynthNetForImageClassification(config).eval()
+    pixels, classes = torch.randn(2, config.num_channels, 32, 32), torch.tensor([2, 0])
+    got = {name: function(model, pixels, classes) for name, function in functions.items()}
+    for layer in LAYERS:
+        want = grad_cam(model, pixels, layer)[torch.arange(2), classes]
+        torch.testing.assert_close(got[f"grad_cam {layer}"], want)
+    guided = guided_backpropagation(model, pixels)[torch.arange(2), classes]
+    torch.testing.assert_close(got["guided_backpropagation"], guided.abs().sum(dim=1))
+    product = guided.abs().sum(dim=1) * got[f"grad_cam {DEFAULT_LAYER}"]
+    torch.testing.assert_close(got[f"guided_grad_cam {DEFAULT_LAYER}"], product)
+
+
+def test_bfloat16_changes_curves_by_its_rounding_alone() -> None:
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    pixels, ranks = torch.randn(4, 1, 4, 4), pixel_ranks(torch.randn(4, 2, 4, 4))
+    parts = (pixels, mean_picture(pixels), ranks, torch.tensor([0, 1, 2, 0]))
+    want = perturbation_curves(classifier, *parts, steps=4)
+    got = perturbation_curves(classifier, *parts, steps=4, dtype=torch.bfloat16)
+    assert got.dtype == torch.float32
+    assert 0 < (got - want).abs().max() < 0.02
 
 
 def test_batches_and_model_outputs_do_not_change_the_curves() -> None:
@@ -231,6 +300,15 @@ def test_the_figure_is_drawn(tmp_path: Any) -> None:
         "steps": 3,
         "methods": summarize(curves, dict.fromkeys(names, stages)),
     }
+    result |= {"failures": failures(result["methods"]), "command": "python x"}
+    page = markdown(result)
+    first = result["methods"][names[0]]
+    area, likeness = first["deletion"]["area"], first["randomization"]["stages"]["c"]
+    assert f"| Grad-CAM block4 | {area['mean']:.3f} ({area['low']:.3f} to " in page
+    assert "down to a.b | down to c | another picture |" in page
+    assert f"{likeness['rank_correlation']['mean']:.3f} (" in page
+    for sentences in result["failures"].values():
+        assert all(sentence in page for sentence in sentences)
     draw(result, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
 
