@@ -8,20 +8,33 @@ that comes with the repository; EMOSYNTHNET_DETECTOR the face detector
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
+from torch import Tensor
 
+from emosynthnet_hf.explain import DEFAULT_LAYER, LAYERS, METHODS
 from emosynthnet_hf.faces import Picture
 from emosynthnet_hf.overlay import overlay_on_picture
-from page import render_heading, render_message, render_notes, render_result, render_welcome
+from page import (
+    render_heading,
+    render_maps,
+    render_message,
+    render_notes,
+    render_result,
+    render_welcome,
+)
 from pictures import OpenedPicture, PictureError, open_picture, with_boxes
 from recognition import Analysis, Recognizer
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_CHECKPOINT = HERE.parent / "checkpoints" / "emosynthnet-small-fer2013"
 HUB_CHECKPOINT = "emosynthnet/emosynthnet-small-fer2013"
+# Where `python -m emosynthnet_hf.faithfulness` writes by default, in the repository.
+GALLERY_RECORD = HERE.parent / "docs" / "gallery" / "faithfulness.json"
 
 MAX_FILE_SIZE = "20mb"
 # The server's folder of uploads is swept this often of files of this age.
@@ -34,18 +47,24 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit
 class Service:
     """What the page and the API do with a file."""
 
-    def __init__(self, recognizer: Recognizer) -> None:
+    def __init__(self, recognizer: Recognizer, name: str) -> None:
         self._recognizer = recognizer
+        self._name = name
 
-    def show(self, upload: dict[str, Any] | None, whole: bool = False) -> tuple[str, str, Any]:
-        """Message, result and button of the page for an uploaded file, as Gradio passes it."""
+    def show(
+        self, upload: dict[str, Any] | None, whole: bool = False
+    ) -> tuple[str, str, Any, Tensor | None]:
+        """Message, result, button and crops of the page for an uploaded file, as Gradio passes it.
+
+        The crops, (N, C, m, m) as the network reads them, are what `explain` goes back to.
+        """
         welcome, no_button = render_welcome(self._recognizer.of_faces), gr.update(visible=False)
         if upload is None:
-            return "", welcome, no_button
+            return "", welcome, no_button, None
         try:
             opened = open_picture(upload["path"])
         except PictureError as error:
-            return render_message(str(error)), welcome, no_button
+            return render_message(str(error)), welcome, no_button, None
         analysis = self._recognizer.analyze(opened.pixels, whole=whole)
         if not analysis.findings:
             lines = (
@@ -53,9 +72,43 @@ class Service:
                 "If it shows one face from close up, it can be read as a whole.",
                 *opened.notes,
             )
-            return render_message(*lines), welcome, gr.update(visible=True)
+            return render_message(*lines), welcome, gr.update(visible=True), None
         message = render_message(self._found(analysis, whole), *opened.notes)
-        return message, render_result(analysis), no_button
+        result = render_result(analysis, self._recognizer.checks, self._name)
+        crops = torch.stack([finding.pixel_values for finding in analysis.findings])
+        return message, result, no_button, crops
+
+    def show_maps(self, crops: Tensor | None, event: gr.EventData) -> Any:
+        """For a choice on the page, every class's map of the chosen face."""
+        crop, choice = self._chosen(crops, event)
+        explanation = self._recognizer.explain(crop, choice["method"], choice["layer"])
+        return gr.update(maps=choice | {"pictures": render_maps(explanation.maps)})
+
+    def show_score(self, crops: Tensor | None, event: gr.EventData) -> Any:
+        """For a choice on the page, the deletion scores of the chosen map and of random maps."""
+        crop, choice = self._chosen(crops, event)
+        explanation = self._recognizer.explain(crop, choice["method"], choice["layer"])
+        deletion = self._recognizer.deletion(explanation, choice["label"])
+        return gr.update(score=choice | {"deletion": [deletion.score, deletion.random]})
+
+    def _chosen(
+        self, crops: Tensor | None, event: gr.EventData
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The crop that a choice is about, and the choice, checked: {face, label, method, layer},
+        the first two as numbers from 0, and `ask`, by which page.js knows the answer again."""
+        if crops is None:
+            raise gr.Error("The picture is no longer on the server. Add it again.")
+        allowed: dict[str, Sequence[Any]] = {
+            "face": range(len(crops)),
+            "label": range(len(self._recognizer.labels)),
+            "method": METHODS,
+            "layer": LAYERS,
+        }
+        choice = {key: getattr(event, key, None) for key in (*allowed, "ask")}
+        for key, values in allowed.items():
+            if choice[key] not in values:
+                raise gr.Error(f"{key} must be one of {list(values)}, got {choice[key]!r}.")
+        return crops[choice["face"]], choice
 
     def _found(self, analysis: Analysis, whole: bool) -> str:
         if not self._recognizer.of_faces:
@@ -97,9 +150,13 @@ class Service:
         face: int = 1,
         label: str | None = None,
         whole_picture: bool = False,
+        method: str = METHODS[0],
+        layer: str = DEFAULT_LAYER,
     ) -> Picture:
-        """The picture with numbered boxes and, in one of them, what spoke for a label (Grad-CAM).
-        `face` is its number, as /classify has it; `label` is by default its most probable one."""
+        """The picture with numbered boxes and, in one of them, what spoke for a label.
+        `face` is its number, as /classify has it; `label` is by default its most probable one.
+        `method` is grad_cam, guided_backpropagation or guided_grad_cam; `layer` is where the two
+        that have "grad_cam" in their name look."""
         analysis = self._recognizer.analyze(_open(picture).pixels, whole=whole_picture)
         count = len(analysis.findings)
         if not count:
@@ -108,7 +165,8 @@ class Service:
             raise gr.Error(f"face must be from 1 to {count}, got {face}.")
         finding = analysis.findings[face - 1]
         index = finding.top if label is None else analysis.labels.index(label)
-        overlaid = overlay_on_picture(analysis.picture, finding.maps[index], finding.box)
+        maps = self._recognizer.explain(finding.pixel_values, method, layer).maps
+        overlaid = overlay_on_picture(analysis.picture, maps[index], finding.box)
         return with_boxes(overlaid, [found.box for found in analysis.findings], face - 1)
 
 
@@ -137,13 +195,14 @@ def example_picture() -> Picture:
 
 def build_app(model: str, detector: str = "auto") -> gr.Blocks:
     """The page and its API for a checkpoint, a folder or a Hub id, which is loaded here."""
-    recognizer = Recognizer(model, detector)
-    service = Service(recognizer)
+    recognizer = Recognizer(model, detector, records=[GALLERY_RECORD])
+    service = Service(recognizer, Path(model).name)
     with gr.Blocks(
         title="EmoSynthNet",
         analytics_enabled=False,
         delete_cache=(SWEEP_SECONDS, KEPT_SECONDS),
     ) as app:
+        crops = gr.State(None, time_to_live=KEPT_SECONDS)
         gr.HTML(render_heading(recognizer.of_faces), elem_id="heading")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
@@ -171,6 +230,8 @@ def build_app(model: str, detector: str = "auto") -> gr.Blocks:
                     js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
                     apply_default_css=False,
                     elem_id="result",
+                    maps=None,
+                    score=None,
                 )
         calibrated = recognizer.model.config.temperature != 1.0
         notes = render_notes(Path(model).name, recognizer.of_faces, calibrated)
@@ -179,7 +240,7 @@ def build_app(model: str, detector: str = "auto") -> gr.Blocks:
         # Without preprocessing, or gr.Image would open the file itself and fail on what is none.
         event: dict[str, Any] = {
             "inputs": picture,
-            "outputs": [message, result, whole],
+            "outputs": [message, result, whole, crops],
             "preprocess": False,
             "api_visibility": "private",
             "show_progress_on": result,
@@ -187,6 +248,16 @@ def build_app(model: str, detector: str = "auto") -> gr.Blocks:
         }
         picture.change(service.show, trigger_mode="always_last", **event)
         whole.click(lambda upload: service.show(upload, whole=True), **event)
+        for listen, answer in ((result.maps, service.show_maps), (result.score, service.show_score)):
+            listen(
+                answer,
+                inputs=crops,
+                outputs=result,
+                api_visibility="private",
+                show_progress="hidden",
+                trigger_mode="multiple",
+                **ONE_AT_A_TIME,
+            )
         example.click(example_picture, outputs=picture, api_visibility="private")
         _add_endpoints(service, recognizer.labels)
     app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
@@ -199,6 +270,8 @@ def _add_endpoints(service: Service, labels: tuple[str, ...]) -> None:
     whole = gr.Checkbox(False, label="whole_picture", visible=False)
     face = gr.Number(1, label="face", precision=0, minimum=1, visible=False)
     label = gr.Dropdown(list(labels), value=None, label="label", visible=False)
+    method = gr.Dropdown(list(METHODS), value=METHODS[0], label="method", visible=False)
+    layer = gr.Dropdown(list(LAYERS), value=DEFAULT_LAYER, label="layer", visible=False)
     trigger = gr.Button(visible=False)
     trigger.click(
         service.classify,
@@ -209,7 +282,7 @@ def _add_endpoints(service: Service, labels: tuple[str, ...]) -> None:
     )
     trigger.click(
         service.explain,
-        [file, face, label, whole],
+        [file, face, label, whole, method, layer],
         gr.Image(label="overlay", format="png", visible=False),
         api_name="explain",
         **ONE_AT_A_TIME,

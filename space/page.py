@@ -2,12 +2,15 @@
 
 import base64
 import io
+import json
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from checks import Checks, verdict
+from emosynthnet_hf.explain import DEFAULT_LAYER, LAYERS, METHODS
 from emosynthnet_hf.faces import Picture
 from emosynthnet_hf.overlay import heat_picture
 from recognition import Analysis, Finding
@@ -15,6 +18,11 @@ from recognition import Analysis, Finding
 # The photograph is shown at most this wide or high.
 SHOWN_SIDE_PIXELS = 1280
 QUALITY = 85
+METHOD_NAMES = {
+    "grad_cam": "Grad-CAM",
+    "guided_backpropagation": "Guided backpropagation",
+    "guided_grad_cam": "Guided Grad-CAM",
+}
 
 
 def render_heading(of_faces: bool) -> str:
@@ -78,8 +86,9 @@ def render_message(*lines: str) -> str:
     return f'<div class="message" role="status">{paragraphs}</div>'
 
 
-def render_result(analysis: Analysis) -> str:
-    """The picture with numbered boxes; each crop with its bar chart and heat maps, one a class."""
+def render_result(analysis: Analysis, checks: Checks | None, model: str) -> str:
+    """The picture with numbered boxes; each crop with its bar chart; every class's map, and how far
+    to trust it. Maps of other methods and layers, and scores, page.js asks for."""
     height, width = analysis.picture.shape[:2]
     boxes, thumbs, panels = [], [], []
     for number, finding in enumerate(analysis.findings):
@@ -92,7 +101,7 @@ def render_result(analysis: Analysis) -> str:
         thumbs.append(_thumb(number, analysis.labels[finding.top], hint, crop))
         panels.append(_panel(number, finding, analysis.labels, crop))
     return f"""
-<div class="result">
+<div class="result" data-model="{escape(model)}">
   <div class="left">
     <div class="stage">
       <img class="picture" src="{_data_uri(_shrunk(analysis.picture))}" alt="Your picture">
@@ -101,13 +110,79 @@ def render_result(analysis: Analysis) -> str:
     <div class="below">
       <p class="caption" aria-live="polite"></p>
       <label class="switch"><input type="checkbox" class="heat-switch" checked> Heat map</label>
+      <button type="button" class="download">Download PNG</button>
     </div>
   </div>
   <div class="right">
     <div class="thumbs" role="group" aria-label="Choose a face">{"".join(thumbs)}</div>
     {"".join(panels)}
   </div>
+  {_why(analysis.labels, checks)}
 </div>"""
+
+
+def render_maps(maps: NDArray[np.float32]) -> list[str]:
+    """Maps (K, h, w) as pictures for page.js to lay over a crop, as data URIs."""
+    return [_heat_uri(heat_map) for heat_map in maps]
+
+
+def _why(labels: tuple[str, ...], checks: Checks | None) -> str:
+    """Method and layer to choose; the classes side by side; the deletion score and the checks."""
+    methods = "".join(
+        f'<label><input type="radio" name="method" value="{method}"'
+        f'{" checked" if method == METHODS[0] else ""}>'
+        f'<span>{METHOD_NAMES[method]}<b class="flag"></b></span></label>'
+        for method in METHODS
+    )
+    layers = "".join(
+        f'<option value="{layer}"{" selected" if layer == DEFAULT_LAYER else ""} '
+        f'data-name="{_layer_name(layer)}">{_layer_name(layer)}</option>'
+        for layer in LAYERS
+    )
+    tiles = "".join(
+        f'<button type="button" class="choice tile" role="radio" data-label="{index}">'
+        f'<span class="laid"><img class="tile-crop" alt=""><img class="heat tile-heat" alt="">'
+        f'</span><span class="name">{escape(label)}</span><span class="percent"></span></button>'
+        for index, label in enumerate(labels)
+    )
+    verdicts = {
+        method: {layer: vars(verdict(checks, method, layer)) for layer in LAYERS}
+        for method in METHODS
+    }
+    return f"""
+<section class="why" data-verdicts="{escape(json.dumps(verdicts))}">
+  <div class="why-head">
+    <h2>Why? Each class's map</h2>
+    <fieldset class="methods"><legend>Method</legend>{methods}</fieldset>
+    <label class="layers">Layer <select class="layer">{layers}</select></label>
+  </div>
+  <div class="tiles" role="radiogroup" aria-label="Maps of the classes; choose one">{tiles}</div>
+  <div class="facts">
+    <div class="fact">
+      <h3>Deletion score <small>lower is better</small></h3>
+      <div class="scores" aria-busy="true">
+        <span>This map</span><span class="track"><span class="fill"></span></span>
+        <b class="score"></b>
+        <span>Random maps</span><span class="track"><span class="fill of-random"></span></span>
+        <b class="score-of-random"></b>
+      </div>
+      <p class="reading" aria-live="polite"></p>
+      <p class="quiet">The map's brightest pixels first, more and more of the crop is replaced by its
+      mean; the score is the probability of “<span class="chosen"></span>” meanwhile.</p>
+    </div>
+    <div class="fact">
+      <h3>Is the method to be trusted? <span class="badge"></span></h3>
+      <p><span class="method-name"></span> <span class="verdict" aria-live="polite"></span></p>
+      <p class="quiet">Maps of one picture are scaled one by one: their brightness does not compare.
+      </p>
+    </div>
+  </div>
+</section>"""
+
+
+def _layer_name(layer: str) -> str:
+    """`emosynthnet.block4.convs.2` -> `Block 4`."""
+    return f"Block {layer.split('.')[1].removeprefix('block')}"
 
 
 def _box(number: int, finding: Finding, hint: str, size: tuple[int, int]) -> str:
@@ -135,8 +210,9 @@ def _thumb(number: int, label: str, hint: str, crop: str) -> str:
 
 def _panel(number: int, finding: Finding, labels: tuple[str, ...], crop: str) -> str:
     bars = "".join(
-        f'<button type="button" class="bar" role="radio" data-class="{index}" '
-        f'data-name="{escape(label)}" data-heat="{_heat_uri(heat_map)}">'
+        f'<button type="button" class="choice bar" role="radio" data-label="{index}" '
+        f'data-name="{escape(label)}" data-value="{probability:.6f}" '
+        f'data-heat="{_heat_uri(heat_map)}">'
         f'<span class="name">{escape(label)}</span><span class="track">'
         f'<span class="fill" style="width:{100 * probability:.2f}%"></span></span>'
         f'<span class="percent">{_percent(probability)}</span></button>'
@@ -149,7 +225,7 @@ def _panel(number: int, finding: Finding, labels: tuple[str, ...], crop: str) ->
   <div class="crops">
     <figure><img src="{crop}" alt=""><figcaption>The crop it read</figcaption></figure>
     <figure><div class="laid"><img src="{crop}" alt=""><img class="heat crop-heat" alt=""></div>
-      <figcaption>What spoke for <b class="chosen"></b></figcaption></figure>
+      <figcaption>Its map for <b class="chosen"></b></figcaption></figure>
   </div>
   <div class="bars" role="radiogroup" aria-label="Confidence; choose one to see why">{bars}</div>
 </div>"""
@@ -186,6 +262,7 @@ def _encoded(image: Image.Image, kind: str, **options: int) -> str:
 
 __all__ = [
     "render_heading",
+    "render_maps",
     "render_message",
     "render_notes",
     "render_result",

@@ -1,6 +1,8 @@
 """From a picture to expressions and the reasons for them: faces, crops, one batch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,9 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from checks import read_checks
 from emosynthnet_hf.data import EXPRESSIONS
-from emosynthnet_hf.explain import grad_cam
+from emosynthnet_hf.evaluation import checkpoint_folder
+from emosynthnet_hf.explain import grad_cam, heat_maps
 from emosynthnet_hf.faces import Box, Face, Picture, crop_box, crop_faces, load_detector
+from emosynthnet_hf.faithfulness import deletion_score
 from emosynthnet_hf.image_processing_emosynthnet import EmoSynthNetImageProcessor
 from emosynthnet_hf.modeling_emosynthnet import EmoSynthNetForImageClassification
 
@@ -29,13 +34,15 @@ class Finding:
         face: as the detector found it, or None where the whole picture is the crop.
         crop: uint8 (SHOWN_CROP_PIXELS, SHOWN_CROP_PIXELS, 3).
         probabilities: (K,), calibrated by the checkpoint's temperature.
-        maps: Grad-CAM of each class over the crop, (K, h, w), at least 0.
+        pixel_values: of the crop as the network reads it, (C, m, m).
+        maps: Grad-CAM of each class over the crop at the default layer, (K, h, w), at least 0.
     """
 
     box: Box
     face: Face | None
     crop: Picture
     probabilities: NDArray[np.float32]
+    pixel_values: Tensor
     maps: NDArray[np.float32]
 
     @property
@@ -54,19 +61,49 @@ class Analysis:
     faces_left_out: int = 0
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """Why the network gives one crop its probabilities, by one method at one layer.
+
+    Attributes:
+        pixel_values: the crop, as the network reads it, (C, m, m).
+        padded_maps: of each class over that, (K, m, m), at least 0.
+        maps: the same over the crop without the processor's padding, (K, h, w).
+    """
+
+    pixel_values: Tensor
+    padded_maps: Tensor
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """Area under the deletion curve of a map, and the mean of random maps', each in [0, 1]."""
+
+    score: float
+    random: float
+
+
 class Recognizer:
     """A checkpoint and, if it knows expressions, a face detector. For one thread at a time.
 
     Args:
         model: folder or Hub id of an EmoSynthNet checkpoint.
         detector: as for [`load_detector`].
+        records: files, besides the checkpoint's own, that may say how its explanations fared.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a record that cannot be read.
     """
 
-    def __init__(self, model: str, detector: str = "auto") -> None:
-        self.processor = EmoSynthNetImageProcessor.from_pretrained(model)
+    def __init__(self, model: str, detector: str = "auto", records: Iterable[Path] = ()) -> None:
+        folder = checkpoint_folder(model)
+        self.processor = EmoSynthNetImageProcessor.from_pretrained(folder)
         # Processors without bfloat16 instructions are many times slower in it than in float32.
-        self.model = EmoSynthNetForImageClassification.from_pretrained(model, dtype=torch.float32)
+        self.model = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
         self.model.eval()
+        self.checks = read_checks(folder, records)
         self.labels = tuple((self.model.config.id2label or {}).values())
         self.of_faces = set(self.labels) <= set(EXPRESSIONS)
         self._detector = load_detector(detector) if self.of_faces else None
@@ -89,6 +126,23 @@ class Recognizer:
         analysis = self._read(picture, list(crops), boxes, list(faces), list(shown))
         return replace(analysis, faces_left_out=len(found) - len(faces))
 
+    def explain(self, pixel_values: Tensor, method: str, layer: str) -> Explanation:
+        """Every class's map over one crop (C, m, m), by a method of `explain.METHODS` at a layer.
+
+        Raises:
+            ValueError: as in `heat_maps`.
+        """
+        maps = heat_maps(self.model, pixel_values[None], method, layer)
+        return Explanation(pixel_values, maps[0], _without_padding(maps, self.processor)[0].numpy())
+
+    def deletion(self, explanation: Explanation, label: int) -> Deletion:
+        """How faithful a class's map is on its crop: many forward passes, so only when asked."""
+        pixels, labels = explanation.pixel_values[None], torch.tensor([label])
+        score, random = deletion_score(
+            self.model, pixels, explanation.padded_maps[None, label], labels
+        )
+        return Deletion(float(score), float(random))
+
     def _read(
         self,
         picture: Picture,
@@ -101,7 +155,7 @@ class Recognizer:
         logits, maps = _logits_and_maps(self.model, pixel_values)
         probabilities = logits.softmax(dim=1).numpy()
         heat = _without_padding(maps, self.processor).numpy()
-        findings = zip(boxes, faces, shown, probabilities, heat, strict=True)
+        findings = zip(boxes, faces, shown, probabilities, pixel_values, heat, strict=True)
         return Analysis(picture, self.labels, tuple(Finding(*parts) for parts in findings))
 
 
@@ -130,4 +184,4 @@ def _resized(picture: Picture, side: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
 
 
-__all__ = ["MAX_FACES", "SHOWN_CROP_PIXELS", "Analysis", "Finding", "Recognizer"]
+__all__ = ["MAX_FACES", "SHOWN_CROP_PIXELS", "Analysis", "Deletion", "Explanation", "Finding", "Recognizer"]
