@@ -4,6 +4,8 @@ import math
 
 from torch import Tensor
 
+from ..margin_emosynthnet import sum_of_squares
+
 
 def dynamically_weighted(
     log_probs: Tensor, targets: Tensor, *, class_counts: list[int] | None = None
@@ -19,16 +21,15 @@ def dynamically_weighted(
 
     Args:
         log_probs: (N, K) float.
-        targets: (N, K) float, rows sum to 1.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes.
         class_counts: n, the training pictures of each class; those of an empty one count as 1.
             None: classes of equal size.
 
     Raises:
         ValueError: a negative count, or another number of them than K.
     """
-    probs = log_probs.exp()
     if class_counts is None:
-        weighted = -(targets * log_probs)
+        weights = log_probs.new_ones(log_probs.shape[-1])
     else:
         if len(class_counts) != log_probs.shape[-1] or min(class_counts) < 0:
             raise ValueError(
@@ -36,9 +37,16 @@ def dynamically_weighted(
                 f"got {class_counts}"
             )
         largest = max(*class_counts, 1)
-        weights = [math.log(largest / max(count, 1)) + 1 for count in class_counts]  # eq. 2.10
-        weighted = -(log_probs.new_tensor(weights).pow(1 - probs) * targets * log_probs)
-    return (weighted + probs * (1 - probs)).sum(dim=-1)  # eq. 2.9
+        weights = log_probs.new_tensor(
+            [math.log(largest / max(count, 1)) + 1 for count in class_counts]  # eq. 2.10
+        )
+    if targets.is_floating_point():
+        probs = log_probs.exp()
+        weighted = -(weights.pow(1 - probs) * targets * log_probs)
+        return (weighted + probs * (1 - probs)).sum(dim=-1)  # eq. 2.9
+    own = log_probs.gather(-1, targets)
+    weighted = -(weights[targets].pow(1 - own.exp()) * own).squeeze(-1)
+    return weighted + 1 - sum_of_squares(log_probs)  # eq. 2.9, where p sums to 1
 
 
 __all__ = ["dynamically_weighted"]
