@@ -218,8 +218,8 @@ def sce(
         ce = cross_entropy(log_probs, targets)
     else:
         # With one-hot t both are sums of p_k^2 and a function of p_y.
-        ce = -log_probs.gather(-1, targets).squeeze(-1)
-        own, squares = torch.exp(-ce), sum_of_squares(log_probs)
+        log_own, squares = own_and_squares(log_probs, targets)
+        ce, own = -log_own, log_own.exp()
         alpha = (1 - 2 * own + squares).mean() / classes  # eq. 4.3
         weight = (classes - 3 + 2 * own + squares).sqrt()  # eq. 4.4
     proposed = (
@@ -228,27 +228,29 @@ def sce(
     return ce_weight * ce + proposed_weight * proposed  # eq. 4.6
 
 
-class _SumOfSquares(torch.autograd.Function):
-    """Autograd's own way keeps and passes over two more tensors of (N, K)."""
+class _OwnAndSquares(torch.autograd.Function):
+    """Autograd's own way keeps and passes over four more tensors of (N, K)."""
 
     @staticmethod
-    def forward(ctx: Any, log_probs: Tensor) -> Tensor:
+    def forward(ctx: Any, log_probs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         squares = (2 * log_probs).exp_()
-        ctx.save_for_backward(log_probs, squares)
-        return squares.sum(dim=-1)
+        ctx.save_for_backward(log_probs, classes, squares)
+        return log_probs.gather(-1, classes).squeeze(-1), squares.sum(dim=-1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        log_probs, squares = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        log_probs, classes, squares = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is asked for
             squares = (2 * log_probs).exp()
-        return squares * (2 * gradients[0]).unsqueeze(-1)
+        of_own, of_squares = (gradient.unsqueeze(-1) for gradient in gradients)
+        return (squares * (2 * of_squares)).scatter_add_(-1, classes, of_own), None
 
 
-def sum_of_squares(log_probs: Tensor) -> Tensor:
-    """`sum_k p_k^2`, (N,), of log-probabilities (N, K)."""
-    squares: Tensor = _SumOfSquares.apply(log_probs)
-    return squares
+def own_and_squares(log_probs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """`log p_y` and `sum_k p_k^2`, (N,) each, of log-probabilities (N, K) and int64 classes
+    (N, 1)."""
+    own, squares = _OwnAndSquares.apply(log_probs, classes)
+    return own, squares
 
 
 # --------------------------------------------------------------------------------------------------
@@ -514,6 +516,6 @@ __all__ = [
     "mam_margin",
     "mam_verbatim",
     "no_margin",
+    "own_and_squares",
     "sce",
-    "sum_of_squares",
 ]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..margin_emosynthnet import sum_of_squares
+from ..margin_emosynthnet import own_and_squares
 
 
 def mean_squared(log_probs: Tensor, targets: Tensor) -> Tensor:
@@ -14,8 +14,8 @@ def mean_squared(log_probs: Tensor, targets: Tensor) -> Tensor:
         targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes.
     """
     if not targets.is_floating_point():
-        own = log_probs.gather(-1, targets).squeeze(-1).exp()
-        return (1 - 2 * own + sum_of_squares(log_probs)) / log_probs.shape[-1]
+        log_own, squares = own_and_squares(log_probs, targets)
+        return (1 - 2 * log_own.exp() + squares) / log_probs.shape[-1]
     return (targets - log_probs.exp()).square().mean(dim=-1)
 
 
