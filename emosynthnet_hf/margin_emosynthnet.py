@@ -45,8 +45,8 @@ def mam(
 
     Args:
         logits: (N, K) float, margin-free.
-        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share of the
-            margin.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes. A soft target lowers each
+            logit by its share of the margin.
         epsilon: added to the largest logit, above 0; a tensor receives a gradient.
         maximum: the largest margin, above 0.
         differentiable: let gradients flow through the margin to the logits. A margin that is
@@ -56,7 +56,7 @@ def mam(
         (N, K) log-probabilities in the dtype of `logits`.
     """
     margin = mam_margin(logits, epsilon=epsilon, maximum=maximum, differentiable=differentiable)
-    return F.log_softmax(logits - targets * margin, dim=-1)  # eq. 4.13, 4.16
+    return F.log_softmax(lower_target(logits, targets, margin), dim=-1)  # eq. 4.13, 4.16
 
 
 def mam_all(
@@ -116,7 +116,26 @@ def mam_verbatim(
         largest.clamp_min(torch.finfo(logits.dtype).tiny).log().clamp(0.0, maximum)
     )  # M_l, M_c
     margin = logits.mean(dim=-1, keepdim=True) + clipped  # M_U
-    return F.log_softmax(logits - targets * margin, dim=-1)
+    return F.log_softmax(lower_target(logits, targets, margin), dim=-1)
+
+
+def lower_target(logits: Tensor, targets: Tensor, margin: Tensor) -> Tensor:
+    """Logits (N, K) with the margin taken from the target's. Targets are probabilities (N, K), the
+    margin broadcastable to that, or integer classes (N, 1), which spares many classes a pass, the
+    margin broadcastable to that."""
+    if targets.is_floating_point():
+        return logits - targets * margin
+    return logits.scatter_add(-1, targets, -margin.to(logits.dtype).expand(len(logits), 1))
+
+
+def at_target(logits: Tensor, targets: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
+    """What [`lower_target`] changes: logits (N, K) and norms as they are for targets (N, K), the
+    target's own (N, 1) for classes (N, 1)."""
+    if targets.is_floating_point():
+        return logits, norms
+    if norms.shape[-1] > 1:
+        norms = norms.expand_as(logits).gather(-1, targets)
+    return logits.gather(-1, targets), norms
 
 
 def mam_margin(
@@ -129,9 +148,9 @@ def mam_margin(
     """The margin of [`mam`] and [`mam_all`], (N, 1), in [0, maximum] (eq. 4.14). Arguments as in
     [`mam`]."""
     _check_range(epsilon, maximum)
-    largest = _centre(logits).amax(dim=-1, keepdim=True)
     if not differentiable:
-        largest = largest.detach()
+        logits = logits.detach()
+    largest = logits.amax(dim=-1, keepdim=True) - logits.mean(dim=-1, keepdim=True)
     # Largest centred logit >= 0 and epsilon > 0, so the logarithm's argument is positive.
     return (largest + epsilon).log().clamp(0.0, maximum)
 
@@ -185,17 +204,53 @@ def sce(
 
     Args:
         log_probs: (N, K) float.
-        targets: (N, K) float, rows sum to 1.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes.
         ce_weight, proposed_weight: alpha and beta of eq. 4.6.
     """
-    probs = log_probs.exp()
-    alpha = (targets - probs).square().mean()  # eq. 4.3
-    weight = torch.linalg.vector_norm((1 - targets) - probs, dim=-1)  # eq. 4.4
-    ce = cross_entropy(log_probs, targets)
+    classes = log_probs.shape[-1]
+    if not targets.is_floating_point() and classes == 2:
+        # The closed form cancels to 0 where a confident answer is wrong.
+        targets = as_targets(targets.squeeze(-1), log_probs)
+    if targets.is_floating_point():
+        probs = log_probs.exp()
+        alpha = (targets - probs).square().mean()  # eq. 4.3
+        weight = torch.linalg.vector_norm((1 - targets) - probs, dim=-1)  # eq. 4.4
+        ce = cross_entropy(log_probs, targets)
+    else:
+        # With one-hot t both are sums of p_k^2 and a function of p_y.
+        log_own, squares = own_and_squares(log_probs, targets)
+        ce, own = -log_own, log_own.exp()
+        alpha = (1 - 2 * own + squares).mean() / classes  # eq. 4.3
+        weight = (classes - 3 + 2 * own + squares).sqrt()  # eq. 4.4
     proposed = (
         alpha * weight * (ce / math.log(10))
     )  # eq. 4.5, with the figure's minus sign and its log10
     return ce_weight * ce + proposed_weight * proposed  # eq. 4.6
+
+
+class _OwnAndSquares(torch.autograd.Function):
+    """Autograd's own way keeps and passes over four more tensors of (N, K)."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        squares = (2 * log_probs).exp_()
+        ctx.save_for_backward(log_probs, classes, squares)
+        return log_probs.gather(-1, classes).squeeze(-1), squares.sum(dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        log_probs, classes, squares = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is asked for
+            squares = (2 * log_probs).exp()
+        of_own, of_squares = (gradient.unsqueeze(-1) for gradient in gradients)
+        return (squares * (2 * of_squares)).scatter_add_(-1, classes, of_own), None
+
+
+def own_and_squares(log_probs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """`log p_y` and `sum_k p_k^2`, (N,) each, of log-probabilities (N, K) and int64 classes
+    (N, 1)."""
+    own, squares = _OwnAndSquares.apply(log_probs, classes)
+    return own, squares
 
 
 # --------------------------------------------------------------------------------------------------
@@ -212,6 +267,9 @@ LOSS_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "sce": 
 
 # Losses that read no class whose target is 0: with integer labels they get (N, 1), not (N, K).
 TARGET_ONLY_LOSSES: set[str] = {"ce"}
+
+# Margins and losses that take integer labels as (N, 1) classes in the place of (N, K) targets.
+TAKE_CLASSES: set[str] = {"none", "mam", "mam_all", "mam_figure", "mam_verbatim", "sce"}
 
 # Keyword arguments that [`MarginLoss`] passes itself, to functions that have them.
 _PASSED = ("norms", "progress")
@@ -325,7 +383,15 @@ class MarginLoss(nn.Module):
             ValueError: labels of another shape or dtype; an angular margin without norms.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        targets = as_targets(labels, logits)
+        classes = _as_classes(labels, logits)
+        spared = {self.margin, self.loss} <= TAKE_CLASSES | TARGET_ONLY_LOSSES
+        if classes is not None and spared and self.label_smoothing == 0:
+            margin_targets = targets = classes
+        else:
+            targets = as_targets(labels, logits)
+            margin_targets = targets
+            if classes is not None and self.margin in TAKE_CLASSES:
+                margin_targets = classes
         margin = _registered("margin", self.margin, MARGIN_FUNCTIONS)
         loss = _registered("loss", self.loss, LOSS_FUNCTIONS)
         margin_kwargs = self.margin_kwargs | self._passed("margin", norms)
@@ -333,22 +399,29 @@ class MarginLoss(nn.Module):
         if self.raw_epsilon is not None:
             margin_kwargs = margin_kwargs | {"epsilon": F.softplus(self.raw_epsilon)}
 
-        log_probs = margin(logits, targets, **margin_kwargs)
+        log_probs = margin(logits, margin_targets, **margin_kwargs)
         if self.label_smoothing > 0:
             smoothed = (
                 targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]
             )
             losses = loss(log_probs, smoothed, **loss_kwargs)
-        elif self.loss in TARGET_ONLY_LOSSES and labels.ndim == 1:
-            own = log_probs.gather(-1, labels.long().unsqueeze(-1))  # (N, K) -> (N, 1)
+        elif self.loss in TARGET_ONLY_LOSSES and classes is not None:
+            own = log_probs.gather(-1, classes)  # (N, K) -> (N, 1)
             losses = loss(own, torch.ones_like(own), **loss_kwargs)
+        elif self.loss in TAKE_CLASSES and classes is not None:
+            losses = loss(log_probs, classes, **loss_kwargs)
         else:
             losses = loss(log_probs, targets, **loss_kwargs)
 
         if self.class_weights is None:
             mean = losses.mean()
         else:
-            weights = targets @ targets.new_tensor(self.class_weights)
+            by_class = logits.new_tensor(self.class_weights)
+            weights = (
+                by_class[classes.squeeze(-1)]
+                if classes is not None
+                else as_targets(labels, logits) @ by_class
+            )
             # A batch of only zero-weight classes has nothing to learn from: 0, not 0 / 0.
             mean = (weights * losses).sum() / weights.sum().clamp_min(
                 torch.finfo(losses.dtype).tiny
@@ -401,6 +474,13 @@ def _check_kwargs(
         )
 
 
+def _as_classes(labels: Tensor, logits: Tensor) -> Tensor | None:
+    """Integer labels (N,) as (N, 1) int64; None for others."""
+    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+        return None
+    return labels.long().unsqueeze(-1)
+
+
 def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
     """Integer classes (N,), or probabilities (N, K), as probabilities (N, K) in the dtype of logits
     (N, K).
@@ -423,15 +503,19 @@ def as_targets(labels: Tensor, logits: Tensor) -> Tensor:
 __all__ = [
     "LOSS_FUNCTIONS",
     "MARGIN_FUNCTIONS",
+    "TAKE_CLASSES",
     "TARGET_ONLY_LOSSES",
     "MarginLoss",
     "as_targets",
+    "at_target",
     "cross_entropy",
+    "lower_target",
     "mam",
     "mam_all",
     "mam_figure",
     "mam_margin",
     "mam_verbatim",
     "no_margin",
+    "own_and_squares",
     "sce",
 ]

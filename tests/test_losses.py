@@ -363,6 +363,33 @@ def test_loss_passes_gradcheck(name: str, kwargs: dict[str, Any], soft: bool) ->
     assert torch.autograd.gradcheck(loss, log_probs)
 
 
+@pytest.mark.parametrize("name", ["sce", "mse", "dwb"])
+def test_the_closed_forms_of_hard_labels_pass_gradcheck_twice(name: str) -> None:
+    # Probabilities that sum to 1, as the closed forms take for granted.
+    cosines, norms, targets = batch(4, 5, seed=4)
+    classes = targets.argmax(dim=1, keepdim=True)
+
+    def loss(logits: Tensor, targets: Tensor = classes) -> Tensor:
+        return LOSS_FUNCTIONS[name](logits.log_softmax(dim=1), targets)
+
+    logits = (cosines * norms).requires_grad_()
+    torch.testing.assert_close(loss(logits), loss(logits, targets), rtol=1e-10, atol=1e-12)
+    assert torch.autograd.gradcheck(loss, logits)
+    assert torch.autograd.gradgradcheck(loss, logits)
+
+
+def test_sce_of_two_classes_keeps_its_digits_where_it_is_confidently_wrong() -> None:
+    logits = torch.tensor([[20.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    wrong = torch.tensor([[1]])
+    value = LOSS_FUNCTIONS["sce"](logits.log_softmax(dim=1), wrong)
+    # alpha is (1 - p)^2, the weight sqrt(2) p.
+    own = 1 / (1 + math.exp(20))
+    want = -math.log(own) / 2 * (1 + (1 - own) ** 2 * math.sqrt(2) * own / math.log(10))
+    assert value.item() == pytest.approx(want, rel=1e-12)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient[0, 0].item() == pytest.approx(0.5, abs=1e-6)
+
+
 # --- losses: limits -----------------------------------------------------------------------------
 
 

@@ -98,11 +98,12 @@ def test_parts_say_what_the_comparisons_hold() -> None:
         f"loss {name}": 4.56 for name in LOSSES
     }
     got = parts({"shapes": {"4 x 7": {"ratio": ratios}}}, comparisons)
-    assert (
+    row = (
         "| `mam` | z_y - M, M = log(largest centred logit + 0.2) in [0, 4] | the thesis's: a "
-        "margin that grows with a sample's confidence | 1.2 | FER-2013 54.0 % (mam/sce); FER-2013 40.0 % "
-        "(mam:differentiable=true/sce); CIFAR-10 70.5 % (mam/sce) |" in got["margins"]
+        "margin that grows with a sample's confidence | 1.2 | FER-2013 54.0 % (mam/sce); "
+        "FER-2013 40.0 % (mam:differentiable=true/sce); CIFAR-10 70.5 % (mam/sce) |"
     )
+    assert row in got["margins"]
     assert "| cost, 4 × 7 |" in got["losses"]
     assert "| 4.6 | not measured |" in got["losses"]
     # Both seeds gain 3 points exactly.

@@ -4,7 +4,12 @@ Importing this package, as `import emosynthnet_hf` does, makes them selectable b
 configuration's `margin` and `loss`. docs/losses.md helps to choose.
 """
 
-from ..margin_emosynthnet import LOSS_FUNCTIONS, MARGIN_FUNCTIONS, TARGET_ONLY_LOSSES
+from ..margin_emosynthnet import (
+    LOSS_FUNCTIONS,
+    MARGIN_FUNCTIONS,
+    TAKE_CLASSES,
+    TARGET_ONLY_LOSSES,
+)
 from .active_passive import active_passive
 from .additive_angle import additive_angle
 from .additive_cosine import additive_cosine, double_additive_cosine
@@ -45,6 +50,8 @@ LOSS_FUNCTIONS.update(
         "sample_ratio": sample_ratio,
     }
 )
+TAKE_CLASSES.update({"sm", "l", "a", "am", "double_am", "aam", "dam"})
+TAKE_CLASSES.update({"mse", "mixed_ce", "active_passive", "dwb"})
 TARGET_ONLY_LOSSES.update({"focal", "gce", "truncated_gce", "symmetric_ce", "sample_ratio"})
 
 __all__ = [

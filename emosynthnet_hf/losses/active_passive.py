@@ -22,7 +22,7 @@ def active_passive(
 
     Args:
         log_probs: (N, K) float.
-        targets: (N, K) float, rows sum to 1.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes.
         alpha, beta: at least 0; 1 and 1 are the paper's for CIFAR-10.
         log_zero: A, below 0; the authors' code has log 1e-4.
 
@@ -30,6 +30,9 @@ def active_passive(
         ValueError: a value out of range.
     """
     check_pair(alpha, beta, log_zero)
+    if not targets.is_floating_point():
+        own = log_probs.gather(-1, targets).squeeze(-1)
+        return alpha * own / log_probs.sum(dim=-1) - beta * log_zero * (1 - own.exp())
     active = -cross_entropy(log_probs, targets) / log_probs.sum(dim=-1)
     passive = reverse_cross_entropy(log_probs, targets, log_zero)
     return alpha * active + beta * passive  # eq. 2.8

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..margin_emosynthnet import at_target, lower_target
+
 
 def additive_angle(
     logits: Tensor, targets: Tensor, *, norms: Tensor, margin: float = 0.5
@@ -18,7 +20,8 @@ def additive_angle(
 
     Args:
         logits: (N, K) float, `norms * cos(theta)`.
-        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes. A soft target lowers
+            each logit by its share.
         norms: the scale s, broadcastable to (N, K).
         margin: m in radians, in [0, pi); 0 is plain softmax of the cosines (eq. 2.28).
 
@@ -31,14 +34,16 @@ def additive_angle(
     if not 0 <= margin < math.pi:
         raise ValueError(f"margin must be in [0, pi) radians, got {margin}")
     limits = torch.finfo(logits.dtype)
-    cosines = (logits / norms.clamp_min(limits.tiny)).clamp(-1, 1)
+    own, own_norms = at_target(logits, targets, norms)
+    cosines = (own / own_norms.clamp_min(limits.tiny)).clamp(-1, 1)
     # Bounded below, since the slope of the root at theta = 0 and pi is infinite.
     sines = (1 - cosines.square()).clamp_min(limits.eps**2).sqrt()
     shifted = cosines * math.cos(margin) - sines * math.sin(margin)  # cos(theta + m), eq. 2.24
     shifted = torch.where(
         cosines >= -math.cos(margin), shifted, cosines - margin * math.sin(margin)
     )
-    return F.log_softmax(logits + targets * (norms * (shifted - cosines)), dim=-1)  # eq. 2.26
+    lowered = lower_target(logits, targets, own_norms * (cosines - shifted))
+    return F.log_softmax(lowered, dim=-1)  # eq. 2.26
 
 
 __all__ = ["additive_angle"]

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..margin_emosynthnet import at_target, lower_target
+
 
 def additive_cosine(
     logits: Tensor, targets: Tensor, *, norms: Tensor, margin: float = 0.35
@@ -13,7 +15,8 @@ def additive_cosine(
 
     Args:
         logits: (N, K) float, `norms * cos(theta)`.
-        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes. A soft target lowers
+            each logit by its share.
         norms: the scale s, broadcastable to (N, K).
         margin: m, at least 0; 0 is plain softmax of the cosines (eq. 2.28).
 
@@ -25,7 +28,8 @@ def additive_cosine(
     """
     if not margin >= 0:
         raise ValueError(f"margin must be at least 0, got {margin}")
-    return F.log_softmax(logits - targets * (norms * margin), dim=-1)  # eq. 2.29
+    _, own_norms = at_target(logits, targets, norms)
+    return F.log_softmax(lower_target(logits, targets, own_norms * margin), dim=-1)  # eq. 2.29
 
 
 def double_additive_cosine(

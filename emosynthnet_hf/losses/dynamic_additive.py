@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..margin_emosynthnet import at_target, lower_target
+
 
 def dynamic_additive(
     logits: Tensor, targets: Tensor, *, norms: Tensor, margin: float = 0.2, control: float = 2.0
@@ -17,7 +19,8 @@ def dynamic_additive(
 
     Args:
         logits: (N, K) float, `norms * cos(theta)`.
-        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes. A soft target lowers
+            each logit by its share.
         norms: the scale s, broadcastable to (N, K).
         margin: m, at least 0; 0 is plain softmax of the cosines (eq. 2.28).
         control: lambda, above 0.
@@ -32,9 +35,10 @@ def dynamic_additive(
         raise ValueError(f"margin must be at least 0, got {margin}")
     if not control > 0:
         raise ValueError(f"control must be above 0, got {control}")
-    cosines = (logits / norms.clamp_min(torch.finfo(logits.dtype).tiny)).clamp(-1, 1)
+    own, own_norms = at_target(logits, targets, norms)
+    cosines = (own / own_norms.clamp_min(torch.finfo(logits.dtype).tiny)).clamp(-1, 1)
     margins = margin * torch.exp(1 - cosines) / control  # m_i
-    return F.log_softmax(logits - targets * (norms * margins), dim=-1)
+    return F.log_softmax(lower_target(logits, targets, own_norms * margins), dim=-1)
 
 
 __all__ = ["dynamic_additive"]

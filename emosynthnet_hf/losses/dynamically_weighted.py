@@ -1,8 +1,9 @@
 """Dynamically weighted balanced loss: rare classes weigh more, the more the worse predicted."""
 
-import math
-
+import torch
 from torch import Tensor
+
+from ..margin_emosynthnet import own_and_squares
 
 
 def dynamically_weighted(
@@ -19,26 +20,31 @@ def dynamically_weighted(
 
     Args:
         log_probs: (N, K) float.
-        targets: (N, K) float, rows sum to 1.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes.
         class_counts: n, the training pictures of each class; those of an empty one count as 1.
             None: classes of equal size.
 
     Raises:
         ValueError: a negative count, or another number of them than K.
     """
-    probs = log_probs.exp()
     if class_counts is None:
-        weighted = -(targets * log_probs)
+        weights = log_probs.new_ones(log_probs.shape[-1])
     else:
-        if len(class_counts) != log_probs.shape[-1] or min(class_counts) < 0:
+        counts = log_probs.new_tensor(class_counts)
+        if len(class_counts) != log_probs.shape[-1] or (counts < 0).any():
             raise ValueError(
                 f"class_counts must be {log_probs.shape[-1]} numbers of at least 0, one a class, "
                 f"got {class_counts}"
             )
-        largest = max(*class_counts, 1)
-        weights = [math.log(largest / max(count, 1)) + 1 for count in class_counts]  # eq. 2.10
-        weighted = -(log_probs.new_tensor(weights).pow(1 - probs) * targets * log_probs)
-    return (weighted + probs * (1 - probs)).sum(dim=-1)  # eq. 2.9
+        counts = counts.clamp_min(1)
+        weights = torch.log(counts.max() / counts) + 1  # eq. 2.10
+    if targets.is_floating_point():
+        probs = log_probs.exp()
+        weighted = -(weights.pow(1 - probs) * targets * log_probs)
+        return (weighted + probs * (1 - probs)).sum(dim=-1)  # eq. 2.9
+    log_own, squares = own_and_squares(log_probs, targets)
+    weighted = -weights[targets.squeeze(-1)].pow(1 - log_own.exp()) * log_own
+    return weighted + 1 - squares  # eq. 2.9, where p sums to 1
 
 
 __all__ = ["dynamically_weighted"]

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..margin_emosynthnet import at_target, lower_target
+
 
 def multiplicative_angle(
     logits: Tensor,
@@ -35,7 +37,8 @@ def multiplicative_angle(
 
     Args:
         logits: (N, K) float, `norms * cos(theta)`.
-        targets: (N, K) float, rows sum to 1. A soft target lowers each logit by its share.
+        targets: (N, K) float, rows sum to 1, or (N, 1) int64 classes. A soft target lowers
+            each logit by its share.
         norms: what the cosines are multiplied by, broadcastable to (N, K).
         progress: share of the training that is done, in [0, 1].
         margin: m, an integer of at least 1; 1 is plain softmax.
@@ -57,9 +60,10 @@ def multiplicative_angle(
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
     weight = max(annealing_end, annealing_start / (1 + annealing_rate * progress))  # lambda
-    cosines = (logits / norms.clamp_min(torch.finfo(logits.dtype).tiny)).clamp(-1, 1)
-    lowered = norms * (psi(cosines, margin) - cosines) / (1 + weight)
-    return F.log_softmax(logits + targets * lowered, dim=-1)
+    own, own_norms = at_target(logits, targets, norms)
+    cosines = (own / own_norms.clamp_min(torch.finfo(logits.dtype).tiny)).clamp(-1, 1)
+    less = own_norms * (cosines - psi(cosines, margin)) / (1 + weight)
+    return F.log_softmax(lower_target(logits, targets, less), dim=-1)
 
 
 def psi(cosines: Tensor, margin: int) -> Tensor:

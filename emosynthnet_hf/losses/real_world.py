@@ -35,8 +35,11 @@ def real_world(
     # log(1 - p), from the other classes' sum where p is near 1 would cost a second pass: p that
     # rounds to 1 is bounded instead.
     log_not = torch.log((-torch.expm1(log_probs)).clamp_min(tiny))
-    taken = taken * (1 - torch.eye(classes, dtype=taken.dtype, device=taken.device))
-    positives = (targets @ taken) * log_not
+    if taken.ndim:
+        taken = taken * (1 - torch.eye(classes, dtype=taken.dtype, device=taken.device))
+        positives = (targets @ taken) * log_not
+    else:
+        positives = taken * (1 - targets) * log_not  # one cost: no K x K matrix
     return -(targets * missed * log_probs + positives).sum(dim=-1)  # eq. 2.6
 
 
@@ -51,7 +54,7 @@ def _costs(
     flat = [costs] if isinstance(costs, (int, float)) else torch.tensor(costs).flatten().tolist()
     if not all(cost >= 0 for cost in flat):
         raise ValueError(f"{name} must be at least 0, got {costs}")
-    return values.expand(shape)
+    return values
 
 
 __all__ = ["real_world"]
