@@ -1,11 +1,11 @@
 """What each margin and loss costs beside F.cross_entropy: python tests/benchmark_losses.py
 
 Forward and backward of `MarginLoss` on float32 logits, for 4,096 pictures of 7 classes and for 256
-of 10,000. Margins are measured with the loss `ce`, losses with the margin `none`. All of them and
-F.cross_entropy take turns, so that a busy moment does not fall on one, in processor time of one
-thread, so that what else the machine does counts little; given is the median of the ratios of each
-turn. The cosine layer of angular margins is not measured, the margin on its logits is. Writes
-docs/benchmarks/losses.json.
+of 10,000. Margins are measured with the loss `ce`, losses with the margin `none`. All of them take
+turns in an order that changes, each followed by F.cross_entropy; freed memory is kept, as in
+training. Processor time of one thread, so that what else the machine does counts little. Given is
+the ratio of the medians. The cosine layer of angular margins is not measured, the margin on its
+logits is. Writes docs/benchmarks/losses.json.
 """
 
 import json
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 
 from emosynthnet_hf.configuration_emosynthnet import (  # noqa: E402
     CLASSIFIER_OF_MARGIN,
@@ -30,6 +30,7 @@ from emosynthnet_hf.configuration_emosynthnet import (  # noqa: E402
     MARGINS,
 )
 from emosynthnet_hf.margin_emosynthnet import MarginLoss  # noqa: E402
+from trainer import keep_freed_memory  # noqa: E402
 
 SHAPES = {"4096 x 7": (4096, 7), "256 x 10000": (256, 10_000)}
 SECONDS = 40.0  # for each shape
@@ -61,7 +62,6 @@ def candidates(samples: int, classes: int) -> dict[str, Callable[[Tensor, Tensor
         return lambda logits, labels: module(logits, labels, norms=lengths)
 
     return {
-        "F.cross_entropy": F.cross_entropy,
         **{f"margin {name}": of(name, "ce") for name in MARGINS},
         **{f"loss {name}": of("none", name) for name in LOSSES},
     }
@@ -69,6 +69,13 @@ def candidates(samples: int, classes: int) -> dict[str, Callable[[Tensor, Tensor
 
 def measure(samples: int, classes: int, seconds: float) -> dict[str, Any]:
     """Milliseconds of F.cross_entropy, and each candidate's ratio to it."""
+
+    def processor_seconds(function: Callable[[Tensor, Tensor], Tensor]) -> float:
+        logits = values.clone().requires_grad_()
+        before = time.process_time()
+        function(logits, labels).backward()
+        return time.process_time() - before
+
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, classes, (samples,), generator=generator)
     # Cosines, as angular margins expect, times what they are multiplied by. As in many dimensions,
@@ -76,21 +83,24 @@ def measure(samples: int, classes: int, seconds: float) -> dict[str, Any]:
     cosines = (0.1 * torch.randn(samples, classes, generator=generator)).clamp(-1, 1)
     values = SCALE * cosines
     functions = candidates(samples, classes)
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    order = np.random.default_rng(0)
+    names = list(functions)
+    turns: list[tuple[dict[str, float], dict[str, float]]] = []
     started = time.monotonic()
-    while time.monotonic() - started < seconds or len(times["F.cross_entropy"]) < 6:
-        for name, function in functions.items():
-            logits = values.clone().requires_grad_()
-            before = time.process_time()
-            function(logits, labels).backward()
-            times[name].append(time.process_time() - before)
-    warm = {name: np.array(column[1:]) for name, column in times.items()}
-    baseline = warm.pop("F.cross_entropy")
+    while time.monotonic() - started < seconds or len(turns) < 6:
+        own, baseline = {}, {}
+        for name in order.permutation(names):
+            own[name] = processor_seconds(functions[name])
+            baseline[name] = processor_seconds(F.cross_entropy)
+        turns.append((own, baseline))
+    warm = turns[1:]
+    middle = float(np.median([value for _, baseline in warm for value in baseline.values()]))
     return {
-        "turns": len(baseline),
-        "cross_entropy_milliseconds": round(1000 * float(np.median(baseline)), 3),
+        "turns": len(warm),
+        "cross_entropy_milliseconds": round(1000 * middle, 3),
         "ratio": {
-            name: round(float(np.median(column / baseline)), 2) for name, column in warm.items()
+            name: round(float(np.median([own[name] for own, _ in warm])) / middle, 2)
+            for name in names
         },
     }
 
@@ -110,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()
