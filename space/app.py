@@ -89,11 +89,9 @@ class Service:
         crop, choice = self._chosen(crops, event)
         explanation = self._recognizer.explain(crop, choice["method"], choice["layer"])
         deletion = self._recognizer.deletion(explanation, choice["label"])
-        return gr.update(score=choice | {"deletion": [deletion.score, deletion.random]})
+        return gr.update(score=choice | {"deletion": vars(deletion)})
 
-    def _chosen(
-        self, crops: Tensor | None, event: gr.EventData
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def _chosen(self, crops: Tensor | None, event: gr.EventData) -> tuple[Tensor, dict[str, Any]]:
         """The crop that a choice is about, and the choice, checked: {face, label, method, layer},
         the first two as numbers from 0, and `ask`, by which page.js knows the answer again."""
         if crops is None:
@@ -248,7 +246,10 @@ def build_app(model: str, detector: str = "auto") -> gr.Blocks:
         }
         picture.change(service.show, trigger_mode="always_last", **event)
         whole.click(lambda upload: service.show(upload, whole=True), **event)
-        for listen, answer in ((result.maps, service.show_maps), (result.score, service.show_score)):
+        for listen, answer in (
+            (result.maps, service.show_maps),
+            (result.score, service.show_score),
+        ):
             listen(
                 answer,
                 inputs=crops,

