@@ -710,7 +710,7 @@ def test_trainer_learns_from_it(tmp_path: Path) -> None:
 def test_loading_a_batch_is_cheap(tmp_path: Path) -> None:
     packed = PackedImages.__new__(PackedImages)
     packed.pixels = torch.zeros(28_558, 1, 48, 48, dtype=torch.uint8)
-    packed.labels = torch.zeros(28_558, dtype=torch.int64)
+    packed.labels = packed.targets = torch.zeros(28_558, dtype=torch.int64)
     loader = DataLoader(packed, batch_size=64, shuffle=True, collate_fn=PackedImages.collate)
     started = time.process_time()
     batches = sum(1 for _ in loader)
