@@ -87,9 +87,9 @@ class Deletion:
     Attributes:
         score: area under the map's deletion curve, in [0, 1].
         random: the mean of random maps' areas, in [0, 1].
-        marked: the part of the crop where the map is not 0, in [0, 1]. The rest is deleted in random
-            order, as scattered pixels, to which a network is sensitive: the less is marked, the less
-            the score is about the map.
+        marked: the part of the crop where the map is not 0, in [0, 1]. The rest is deleted in
+            random order, as scattered pixels, to which a network is sensitive: the less is marked,
+            the less the score is about the map.
     """
 
     score: float

@@ -3,7 +3,8 @@
 Starts the page on two threads, asks it 3 times to warm up and 20 times in earnest through HTTP, and
 writes docs/benchmarks/space.json. The photograph, 1280 x 960, is a mosaic of one portrait in eight
 sizes (scikit-image's astronaut, public domain). What is measured is the page's own answer: faces,
-expressions and the heat maps of all seven classes of all faces.
+expressions and the Grad-CAM maps of all seven classes of all faces. Other maps, and deletion
+scores, are made for one face when asked for.
 """
 
 import json

@@ -326,7 +326,7 @@ def record(folder: Path) -> dict[str, Any]:
     """As the command writes it, of curves and similarities that are made up."""
     names = list(map_functions())
     flat, low, high = (torch.full((6, 3), value) for value in (0.5, 0.1, 0.9))
-    curves = {name: (low, high) for name in names} | {
+    curves = dict.fromkeys(names, (low, high)) | {
         "random": (flat, flat),
         "centred_gaussian": (flat, flat),
     }
