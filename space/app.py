@@ -56,7 +56,8 @@ class Service:
     ) -> tuple[str, str, Any, Tensor | None]:
         """Message, result, button and crops of the page for an uploaded file, as Gradio passes it.
 
-        The crops, (N, C, m, m) as the network reads them, are what `show_maps` and `show_score` go back to.
+        The crops, (N, C, m, m) as the network reads them, are what `show_maps` and `show_score` go
+        back to.
         """
         welcome, no_button = render_welcome(self._recognizer.of_faces), gr.update(visible=False)
         if upload is None:
