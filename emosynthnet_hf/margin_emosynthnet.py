@@ -185,8 +185,10 @@ def _one_against_rest(logits: Tensor, margin: Tensor) -> Tensor:
 
 
 def cross_entropy(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy in nats, (N,), of log-probabilities (N, K) against targets (N, K) whose rows
-    sum to 1."""
+    """Cross-entropy in nats, (N,), of log-probabilities (N, K) against targets: (N, K) float whose
+    rows sum to 1, or (N, 1) int64 classes."""
+    if not targets.is_floating_point():
+        return -log_probs.gather(-1, targets).squeeze(-1)
     return -(targets * log_probs).sum(dim=-1)
 
 
@@ -417,11 +419,7 @@ class MarginLoss(nn.Module):
             mean = losses.mean()
         else:
             by_class = logits.new_tensor(self.class_weights)
-            weights = (
-                by_class[classes.squeeze(-1)]
-                if classes is not None
-                else as_targets(labels, logits) @ by_class
-            )
+            weights = targets @ by_class if classes is None else by_class[classes.squeeze(-1)]
             # A batch of only zero-weight classes has nothing to learn from: 0, not 0 / 0.
             mean = (weights * losses).sum() / weights.sum().clamp_min(
                 torch.finfo(losses.dtype).tiny

@@ -338,6 +338,27 @@ def _upsample(hidden_state: Tensor) -> Tensor:
     return F.interpolate(hidden_state, scale_factor=2.0, mode="nearest")
 
 
+def training_loss(config: EmoSynthNetConfig) -> MarginLoss:
+    """The configuration's margin and loss."""
+    return MarginLoss(
+        cast(int, config.num_labels),  # validated
+        config.margin,
+        config.loss,
+        margin_kwargs=config.margin_kwargs,
+        loss_kwargs=config.loss_kwargs,
+        learnable_epsilon=config.learnable_epsilon,
+        label_smoothing=config.label_smoothing,
+        class_weights=config.class_weights,
+    )
+
+
+def evaluation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy without a margin, (), of logits (N, K) and classes (N,) or probabilities
+    (N, K)."""
+    log_probs = F.log_softmax(logits.float(), dim=-1)
+    return cross_entropy(log_probs, as_targets(labels, log_probs)).mean()
+
+
 @dataclass
 class EmoSynthNetImageClassifierOutput(ModelOutput):
     """
@@ -367,7 +388,6 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
 
     def __init__(self, config: EmoSynthNetConfig) -> None:
         super().__init__(config)
-        num_labels = cast(int, config.num_labels)  # validated
         self.emosynthnet = EmoSynthNetModel(config)
         self.dropout = nn.Dropout(config.dense_dropout)
         self.classifier = EmoSynthNetClassifier(config, config.dense_widths[-1])
@@ -376,16 +396,7 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
             self.auxiliary_classifier = EmoSynthNetClassifier(
                 config, self.emosynthnet.side_branch.out_channels
             )
-        self.training_loss = MarginLoss(
-            num_labels,
-            config.margin,
-            config.loss,
-            margin_kwargs=config.margin_kwargs,
-            loss_kwargs=config.loss_kwargs,
-            learnable_epsilon=config.learnable_epsilon,
-            label_smoothing=config.label_smoothing,
-            class_weights=config.class_weights,
-        )
+        self.training_loss = training_loss(config)
         self.post_init()
 
     @can_return_tuple
@@ -433,8 +444,7 @@ class EmoSynthNetForImageClassification(EmoSynthNetPreTrainedModel):
         else:
             logits = logits / self.config.temperature
             if labels is not None:
-                log_probs = F.log_softmax(logits.float(), dim=-1)
-                loss = cross_entropy(log_probs, as_targets(labels, log_probs)).mean()
+                loss = evaluation_loss(logits, labels)
 
         return EmoSynthNetImageClassifierOutput(
             loss=loss,

@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from emosynthnet_hf import EmoSynthNetConfig, EmoSynthNetForImageClassification  # noqa: E402
 from emosynthnet_hf.explain import DEFAULT_LAYER, grad_cam  # noqa: E402
+from tests.tensor_output import Logits  # noqa: E402
 
 BATCH, SIDE, CLASSES = 16, 48, 7
 PACKAGES = {
@@ -43,18 +44,6 @@ PACKAGES = {
     "captum": "captum",
     "torch-cam": "torchcam",
 }
-
-
-class Logits(nn.Module):
-    """The model with a tensor for an output, as the other libraries want it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        logits: Tensor = self.model(pixel_values).logits
-        return logits
 
 
 def resized(maps: Tensor) -> Tensor:

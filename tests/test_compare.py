@@ -20,22 +20,13 @@ from compare import Choice, Pair, main, margins_by_class, parse_pairs, spread
 from emosynthnet_hf.losses import ProgressCallback
 from emosynthnet_hf.margin_emosynthnet import MarginLoss
 from recipe import load_recipe
-from tests.test_recipes import DATA, TINY, write_mnist
+from tests import tiny_recipe
+from tests.test_recipes import DATA, write_mnist
+from tests.tiny_recipe import CLASSES, TINY, write_faces
 from trainer import ImageTrainer
 
 RECIPES = Path(__file__).resolve().parent.parent / "training" / "recipes" / "compare"
-CLASSES = ("angry", "happy", "sad")
-RECIPE: dict[str, Any] = {
-    "data": {"id": "faces"},
-    "model": {
-        "preset": "quarter",
-        "image_size": 32,
-        "analysis_widths": [[4, 4, 4, 4], [4] * 4, [4] * 4, [4] * 3],
-        "side_widths": [[4, 4, 4], [4], [4, 4, 4]],
-        "synthesis_widths": [4, 4],
-        "dense_dropout": 0.1,
-    },
-    "augmentation": {"flip": 0.5, "rotation_degrees": 10},
+RECIPE: dict[str, Any] = tiny_recipe.RECIPE | {
     "training": {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 6,
@@ -51,14 +42,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise whose brightness tells the class: 18 training, 9 validation pictures. The test split
     holds a file that is no picture: reading it fails."""
     folder = tmp_path_factory.mktemp("data") / "my_faces"
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 6), ("validation", 3)):
-        for number, name in enumerate(CLASSES):
-            (folder / split / name).mkdir(parents=True)
-            for picture in range(count):
-                pixels = generator.random((32, 32)) * 60 + 80 * number
-                path = folder / split / name / f"{picture}.png"
-                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    write_faces(folder, {"train": 6, "validation": 3}, 32, 32)
     (folder / "test" / "sad").mkdir(parents=True)
     (folder / "test" / "sad" / "broken.png").write_text("no picture")
     return folder

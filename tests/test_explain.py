@@ -27,6 +27,7 @@ from emosynthnet_hf.explain import (
     heat_maps,
     on_picture,
 )
+from tests.tensor_output import Logits
 
 WIDTHS = {
     "analysis_widths": [[4, 6, 6, 6], [8] * 4, [8] * 4, [10] * 3],
@@ -125,18 +126,6 @@ def resnet() -> ResNetForImageClassification:
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4
     )
     return ResNetForImageClassification(config).eval()
-
-
-class Logits(nn.Module):
-    """A model with a tensor for an output, as captum wants it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        logits: Tensor = self.model(pixel_values).logits
-        return logits
 
 
 def test_captum_agrees_on_a_resnet() -> None:

@@ -27,13 +27,9 @@ from emosynthnet_hf import (
 )
 from emosynthnet_hf.data import CIFAR10, EXPRESSIONS, load_splits
 from recipe import load_recipe
+from tests.tiny_recipe import TINY
 
 RECIPES = Path(__file__).resolve().parent.parent / "training" / "recipes"
-TINY: dict[str, Any] = {
-    "analysis_widths": [[4] * 4, [4] * 4, [4] * 4, [4] * 3],
-    "side_widths": [[4] * 3, [4], [4] * 3],
-    "synthesis_widths": [4, 4],
-}
 CKPLUS = ("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
 SUBJECTS = range(10, 22)
 

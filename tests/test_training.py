@@ -21,24 +21,14 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from emosynthnet_hf.data import EXPRESSIONS, PackedImages
 from recipe import load_recipe
+from tests import tiny_recipe
+from tests.tiny_recipe import CLASSES, write_faces
 from train import inverse_frequency, logged_to, main, model_config
 from trainer import ImageTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
-CLASSES = ("angry", "happy", "sad")
-
-RECIPE: dict[str, Any] = {
-    "data": {"id": "faces"},
-    "model": {
-        "preset": "quarter",
-        "image_size": 32,
-        "analysis_widths": [[4, 4, 4, 4], [4] * 4, [4] * 4, [4] * 3],
-        "side_widths": [[4, 4, 4], [4], [4, 4, 4]],
-        "synthesis_widths": [4, 4],
-        "dense_dropout": 0.1,
-    },
-    "augmentation": {"flip": 0.5, "rotation_degrees": 10},
+RECIPE: dict[str, Any] = tiny_recipe.RECIPE | {
     "training": {
         "num_train_epochs": 3,
         "per_device_train_batch_size": 6,
@@ -54,15 +44,7 @@ RECIPE: dict[str, Any] = {
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise whose brightness tells the class: 18 training, 9 validation pictures."""
     folder = tmp_path_factory.mktemp("data") / "my_faces"
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 6), ("validation", 3), ("test", 1)):
-        for number, name in enumerate(CLASSES):
-            (folder / split / name).mkdir(parents=True)
-            for picture in range(count):
-                pixels = generator.random((40, 36)) * 60 + 80 * number
-                Image.fromarray(pixels.astype(np.uint8)).save(
-                    folder / split / name / f"{picture}.png"
-                )
+    write_faces(folder, {"train": 6, "validation": 3, "test": 1}, 40, 36)
     return folder
 
 

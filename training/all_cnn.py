@@ -4,13 +4,15 @@ on; here to be trained by `compare.py` with `model.network: all_cnn`."""
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from emosynthnet_hf import EmoSynthNetConfig
-from emosynthnet_hf.margin_emosynthnet import MarginLoss, as_targets, cross_entropy
-from emosynthnet_hf.modeling_emosynthnet import EmoSynthNetPreTrainedModel
+from emosynthnet_hf.modeling_emosynthnet import (
+    EmoSynthNetPreTrainedModel,
+    evaluation_loss,
+    training_loss,
+)
 
 # What a recipe may set of the configuration: the network's own sizes are the paper's.
 FIELDS = (
@@ -78,16 +80,7 @@ class AllCNNForImageClassification(EmoSynthNetPreTrainedModel):
             *_conv(192, 192, 1),
             nn.Conv2d(192, num_labels, 1),
         )
-        self.training_loss = MarginLoss(
-            num_labels,
-            config.margin,
-            config.loss,
-            margin_kwargs=config.margin_kwargs,
-            loss_kwargs=config.loss_kwargs,
-            learnable_epsilon=config.learnable_epsilon,
-            label_smoothing=config.label_smoothing,
-            class_weights=config.class_weights,
-        )
+        self.training_loss = training_loss(config)
         self.post_init()
 
     def forward(
@@ -108,8 +101,7 @@ class AllCNNForImageClassification(EmoSynthNetPreTrainedModel):
         if labels is not None and self.training:
             loss = self.training_loss(logits, labels, num_items_in_batch)
         elif labels is not None:
-            log_probs = F.log_softmax(logits.float(), dim=-1)
-            loss = cross_entropy(log_probs, as_targets(labels, log_probs)).mean()
+            loss = evaluation_loss(logits, labels)
         return AllCNNOutput(loss=loss, logits=logits)
 
 

@@ -13,7 +13,6 @@ it was stopped: runs that the file has are not trained again, nor are those of o
 output folder holds the checkpoints of an unfinished run only.
 """
 
-import argparse
 import gc
 import itertools
 import json
@@ -42,10 +41,19 @@ from emosynthnet_hf.margin_emosynthnet import (
 )
 from lab_log import differences
 from recipe import Recipe, load_recipe
-from train import epoch_rows, fit, initial_model, logged_to, model_config, pack, write_json
+from train import (
+    epoch_rows,
+    fit,
+    initial_model,
+    logged_to,
+    model_config,
+    pack,
+    recipe_parser,
+    write_json,
+)
 from trainer import keep_freed_memory
 
-# One entry a epoch, so that a train loss is the mean over exactly that epoch's steps.
+# One entry an epoch, so that a train loss is the mean over exactly that epoch's steps.
 COMPARISON_DEFAULTS: dict[str, Any] = {"logging_strategy": "epoch", "report_to": []}
 # Of each pair over its seeds: where in a run's curves each score is.
 SCORES = {
@@ -474,23 +482,13 @@ def _write_whole(path: Path, values: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: see `python training/compare.py --help`."""
-    parser = argparse.ArgumentParser(description="Compare margins and losses.")
-    parser.add_argument("recipe", type=Path, help="a file in training/recipes/compare/")
-    parser.add_argument("--data", help="Hub id or folder, instead of the recipe's")
+    parser = recipe_parser("Compare margins and losses.", "training/recipes/compare/")
     parser.add_argument("--margins", help="such as none,mam,mam:differentiable=true")
     parser.add_argument("--losses", help="such as ce,sce: each margin is tried with each loss")
     parser.add_argument("--pairs", help="instead of these two, such as none/ce,mam/sce")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each pair; default: 1")
     parser.add_argument("--output", type=Path, help="default: runs/compare-RECIPE")
     parser.add_argument("--results", type=Path, help="default: OUTPUT/comparison.json")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe; may be given again",
-    )
     options = parser.parse_args(arguments)
     output = options.output or Path("runs") / f"compare-{options.recipe.stem}"
     results = options.results or output / "comparison.json"

@@ -389,6 +389,22 @@ def logged_to(path: Path) -> Iterator[None]:
         root.setLevel(level)
 
 
+def recipe_parser(description: str, folder: str) -> argparse.ArgumentParser:
+    """What every command that takes a recipe, usually of `folder`, understands."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("recipe", type=Path, help=f"a file in {folder}")
+    parser.add_argument("--data", help="Hub id or folder, instead of the recipe's")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the recipe; may be given again",
+    )
+    return parser
+
+
 def main(
     arguments: Sequence[str] | None = None,
     *,
@@ -402,20 +418,10 @@ def main(
         run: what is done with the recipe, called as `train` is.
         description: of that.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("recipe", type=Path, help="a file in training/recipes/")
-    parser.add_argument("--data", help="Hub id or folder, instead of the recipe's")
+    parser = recipe_parser(description, "training/recipes/")
     parser.add_argument("--output", type=Path, help="default: runs/RECIPE")
     parser.add_argument("--preset", help="widths: base, small or quarter, instead of the recipe's")
     parser.add_argument("--resume", action="store_true", help="from the last checkpoint in OUTPUT")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe; may be given again",
-    )
     options = parser.parse_args(arguments)
     overrides = list(options.overrides)
     if options.preset:

@@ -30,9 +30,6 @@ def active_passive(
         ValueError: a value out of range.
     """
     check_pair(alpha, beta, log_zero)
-    if not targets.is_floating_point():
-        own = log_probs.gather(-1, targets).squeeze(-1)
-        return alpha * own / log_probs.sum(dim=-1) - beta * log_zero * (1 - own.exp())
     active = -cross_entropy(log_probs, targets) / log_probs.sum(dim=-1)
     passive = reverse_cross_entropy(log_probs, targets, log_zero)
     return alpha * active + beta * passive  # eq. 2.8

@@ -26,11 +26,7 @@ def mixed(log_probs: Tensor, targets: Tensor, *, progress: float, maximum: float
         raise ValueError(f"maximum must be in [0, 1], got {maximum}")
     share = maximum * progress  # alpha_i
     best = log_probs.gather(-1, log_probs.detach().argmax(dim=-1, keepdim=True)).squeeze(-1)
-    if targets.is_floating_point():
-        plain = cross_entropy(log_probs, targets)
-    else:
-        plain = -log_probs.gather(-1, targets).squeeze(-1)
-    return (1 - share) * plain - share * best  # eq. 2.7
+    return (1 - share) * cross_entropy(log_probs, targets) - share * best  # eq. 2.7
 
 
 __all__ = ["mixed"]

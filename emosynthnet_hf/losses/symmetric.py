@@ -9,7 +9,10 @@ from ..margin_emosynthnet import cross_entropy
 
 
 def reverse_cross_entropy(log_probs: Tensor, targets: Tensor, log_zero: float) -> Tensor:
-    """`-sum_k p_k max(log t_k, A)`, (N,), written so that classes with target 0 are not read."""
+    """`-sum_k p_k max(log t_k, A)`, (N,), written so that classes with target 0 are not read; for
+    (N, 1) int64 classes `-A (1 - p_y)`."""
+    if not targets.is_floating_point():
+        return -log_zero * (1 - log_probs.gather(-1, targets).squeeze(-1).exp())
     # sum p = 1, hence -A - sum_k p_k (max(log t_k, A) - A)
     above = targets.log().clamp_min(log_zero) - log_zero
     return -log_zero - (log_probs.exp() * above).sum(dim=-1)
