@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", WEIGHTS)
+# What `emosynthnet_hf.faithfulness` found about a checkpoint's explanations; it may be missing.
+FAITHFULNESS = "faithfulness.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SINGLE_CROP = "single_crop"
 FLIP_AVERAGING = "flip_averaging"
@@ -465,7 +467,8 @@ def checkpoint_folder(checkpoint: str | Path) -> Path:
     folder = Path(checkpoint)
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(str(checkpoint), allow_patterns=list(CHECKPOINT_FILES)))
+            wanted = [*CHECKPOINT_FILES, FAITHFULNESS]
+            folder = Path(snapshot_download(str(checkpoint), allow_patterns=wanted))
         except (HFValidationError, OSError) as error:
             raise FileNotFoundError(
                 f"checkpoint must be a folder or a readable Hub id, got {str(checkpoint)!r}: "

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .data import normalize_batch
 from .evaluation import (
     DTYPES,
+    FAITHFULNESS,
     WEIGHTS,
     checkpoint_name,
     dataset_name,
@@ -59,19 +60,24 @@ CASCADE = (
 
 
 def pixel_ranks(maps: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Rank of each pixel, 0 for the largest value of its map; ties in random order.
+    """Rank of each pixel, 0 for the largest value of its map; ties in the order of a random map.
 
     A rectified map is 0 over large parts: any fixed order of those would be a hidden second map.
+    The random one is as coarse as that of `random_maps`, so that a map without a mark fares as
+    those do: pixels scattered one by one make a picture that no network has seen, and deletion
+    would praise the emptiest map for that.
 
     Args:
         maps: (..., H, W).
-        generator: of the random order, on the CPU.
+        generator: of the random maps, on the CPU.
 
     Returns:
         int64 (..., H, W), each map a permutation of 0 to H W - 1.
     """
     flat = maps.flatten(-2)
-    shuffle = torch.rand(flat.shape, generator=generator).argsort(dim=-1).to(maps.device)
+    count, size = flat[..., 0].numel(), (maps.shape[-2], maps.shape[-1])
+    without = random_maps(count, size, generator=generator).reshape(flat.shape)
+    shuffle = without.argsort(dim=-1).to(maps.device)
     order = flat.gather(-1, shuffle).argsort(dim=-1, descending=True, stable=True)
     # The inverse of a permutation is its argsort.
     return shuffle.gather(-1, order).argsort(dim=-1).reshape(maps.shape)
@@ -365,6 +371,25 @@ def deletion_and_insertion(
     return {name: (deleted[:, number], inserted[:, number]) for number, name in enumerate(names)}
 
 
+def blank_share(
+    classifier: nn.Module,
+    pixel_values: Tensor,
+    methods: Mapping[str, MapFunction],
+    *,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """By method, the share of pictures (N, C, H, W) whose map for the predicted class marks
+    nothing: all of its values are the same."""
+    blank = dict.fromkeys(methods, 0)
+    for pixels in pixel_values.split(batch_size):
+        with torch.no_grad():
+            classes = logits_of(classifier(pixels)).argmax(dim=1)
+        for name, method in methods.items():
+            maps = method(classifier, pixels, classes).flatten(1)
+            blank[name] += int((maps.amax(dim=1) == maps.amin(dim=1)).sum())
+    return {name: count / len(pixel_values) for name, count in blank.items()}
+
+
 def deletion_score(
     classifier: Classifier,
     pixel_values: Tensor,
@@ -596,6 +621,7 @@ def measure_checkpoint(
         "interval": f"95 %, percentile bootstrap over pictures, {RESAMPLES} resamples",
         "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": library_versions(),
+        "blank_share": blank_share(network, pixels, methods, batch_size=batch_size),
         "methods": summary,
         "failures": failures(summary),
     }
@@ -611,14 +637,17 @@ def markdown(result: Mapping[str, Any]) -> str:
         "predicted class, areas under the curves with 95 % intervals. Deletion replaces pixels by "
         "the picture's mean, what a map marks most first: the lower the class's probability falls, "
         "the better the map. Insertion restores them in a blurred picture: higher is better. "
-        "`random` and `centred_gaussian` are maps that know nothing of the picture.",
+        "`random` and `centred_gaussian` are maps that know nothing of the picture. A blank map "
+        "marks nothing, and counts as a random one.",
         "",
-        "| map | deletion | insertion |",
-        "| --- | --- | --- |",
+        "| map | deletion | insertion | blank maps |",
+        "| --- | --- | --- | --- |",
     ]
+    blank = result["blank_share"]
     lines += [
         f"| {_short(name)} | {_cell(entry['deletion']['area'])} | "
-        f"{_cell(entry['insertion']['area'])} |"
+        f"{_cell(entry['insertion']['area'])} | "
+        f"{format(blank[name], '.1%') if name in blank else ''} |"
         for name, entry in methods.items()
     ]
     stages = next(
@@ -753,7 +782,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m emosynthnet_hf.faithfulness",
         description="Check a checkpoint's explanations; write JSON, and beside it a figure (PNG) "
-        "and a page (Markdown).",
+        "and a page (Markdown). In the checkpoint's own folder they are published with it, and the "
+        "page of the Space reads them.",
     )
     parser.add_argument("checkpoint", help="folder or Hub id")
     parser.add_argument("--data", required=True, help="Hub id, folder in Hub layout or of images")
@@ -777,11 +807,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("docs/gallery/faithfulness.json"),
-        help="default: %(default)s",
+        help=f"default: {FAITHFULNESS} in CHECKPOINT, or here if that is a Hub id",
     )
     options = vars(parser.parse_args(arguments))
-    output = options.pop("output")
+    folder = Path(options["checkpoint"])
+    output = options.pop("output") or (folder if folder.is_dir() else Path()) / FAITHFULNESS
     try:
         result = measure_checkpoint(**options)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -809,6 +839,7 @@ def _command(options: Mapping[str, Any], output: Path) -> str:
 __all__ = [
     "CASCADE",
     "area_under",
+    "blank_share",
     "blurred_picture",
     "bootstrap_interval",
     "cascading_randomization",

@@ -38,7 +38,13 @@ PROCESSOR_AUTO_MAP = {
     "AutoImageProcessor": ["image_processing_emosynthnet.EmoSynthNetImageProcessor"]
 }
 NEEDED = ("config.json", "preprocessor_config.json", "model.safetensors", "README.md")
-RECORDS = ("results/*.json", ".eval_results/*.yaml", "images/*.png", "training/*")
+RECORDS = (
+    "results/*.json",
+    ".eval_results/*.yaml",
+    "images/*.png",
+    "training/*",
+    "faithfulness.*",
+)
 
 # What the card's example says about the folder, and what it says to strangers.
 LOCAL_IMPORT = "import emosynthnet_hf  # registers the architecture\n"

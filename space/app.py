@@ -33,8 +33,6 @@ from recognition import Analysis, Recognizer
 HERE = Path(__file__).resolve().parent
 BUNDLED_CHECKPOINT = HERE.parent / "checkpoints" / "emosynthnet-small-fer2013"
 HUB_CHECKPOINT = "emosynthnet/emosynthnet-small-fer2013"
-# Where `python -m emosynthnet_hf.faithfulness` writes by default, in the repository.
-GALLERY_RECORD = HERE.parent / "docs" / "gallery" / "faithfulness.json"
 
 MAX_FILE_SIZE = "20mb"
 # The server's folder of uploads is swept this often of files of this age.
@@ -194,7 +192,7 @@ def example_picture() -> Picture:
 
 def build_app(model: str, detector: str = "auto") -> gr.Blocks:
     """The page and its API for a checkpoint, a folder or a Hub id, which is loaded here."""
-    recognizer = Recognizer(model, detector, records=[GALLERY_RECORD])
+    recognizer = Recognizer(model, detector)
     service = Service(recognizer, Path(model).name)
     with gr.Blocks(
         title="EmoSynthNet",

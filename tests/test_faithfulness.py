@@ -21,6 +21,7 @@ from emosynthnet_hf.explain import (
 from emosynthnet_hf.faithfulness import (
     CHANCE,
     area_under,
+    blank_share,
     blurred_picture,
     bootstrap_interval,
     cascading_randomization,
@@ -179,6 +180,29 @@ def test_ties_are_broken_at_random_and_order_is_kept() -> None:
     assert (pixel_ranks(torch.tensor([[0.0, 5.0, 0.0]]), generator)[0, 1]) == 0
 
 
+def test_a_map_that_marks_nothing_fares_as_a_random_map_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    empty = pixel_ranks(torch.zeros(400, 48, 48), generator).float()
+    random = pixel_ranks(random_maps(400, (48, 48), generator=generator)).float()
+
+    def roughness(ranks: Tensor) -> float:
+        return float((ranks[:, 1:] - ranks[:, :-1]).abs().mean())
+
+    # Order of single pixels would give the mean distance of two numbers in 0..n - 1, n / 3 = 768.
+    assert roughness(empty) == pytest.approx(roughness(random), rel=0.05)
+    assert roughness(empty) < 200
+
+
+def test_blank_maps_are_counted() -> None:
+    def marks_some(_: nn.Module, pixels: Tensor, __: Tensor) -> Tensor:
+        return torch.where(pixels[:, 0].amax(dim=(1, 2), keepdim=True) > 2, pixels[:, 0], 1.0)
+
+    pixels = torch.tensor([1.0, 3.0, 0.0, 3.0, 0.5])[:, None, None, None].repeat(1, 1, 2, 2)
+    pixels[:, :, 0] = 0
+    shares = blank_share(linear_classifier([0.1] * 4), pixels, {"some": marks_some}, batch_size=2)
+    assert shares == {"some": 0.6}
+
+
 def test_pictures_without_information() -> None:
     pixels = torch.randn(2, 3, 12, 12)
     torch.testing.assert_close(mean_picture(pixels).mean(dim=(2, 3)), pixels.mean(dim=(2, 3)))
@@ -298,6 +322,7 @@ def test_the_figure_is_drawn(tmp_path: Any) -> None:
         "num_images": 4,
         "num_randomization_images": 4,
         "steps": 3,
+        "blank_share": dict.fromkeys(names, 0.25),
         "methods": summarize(curves, dict.fromkeys(names, stages)),
     }
     result |= {"failures": failures(result["methods"]), "command": "python x"}
@@ -306,6 +331,7 @@ def test_the_figure_is_drawn(tmp_path: Any) -> None:
     area, likeness = first["deletion"]["area"], first["randomization"]["stages"]["c"]
     assert f"| Grad-CAM block4 | {area['mean']:.3f} ({area['low']:.3f} to " in page
     assert "down to a.b | down to c | another picture |" in page
+    assert page.count(" | 25.0% |") == len(names)
     assert f"{likeness['rank_correlation']['mean']:.3f} (" in page
     for sentences in result["failures"].values():
         assert all(sentence in page for sentence in sentences)

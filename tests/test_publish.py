@@ -25,7 +25,10 @@ from transformers import (
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import emosynthnet_hf
+from checks import read_checks
+from emosynthnet_hf import faithfulness
 from emosynthnet_hf.data import EXPRESSIONS
+from emosynthnet_hf.evaluation import checkpoint_folder
 from emosynthnet_hf.metrics import METRICS, metric_path
 from model_card import publish
 from model_card.publish import main
@@ -128,6 +131,20 @@ def test_a_model_is_pushed_whole_in_one_commit(hub: HubServer, checkpoint: Path)
         values = json.loads(pushed.files[name].content)
         assert len(values.pop("auto_map")) == classes
         assert values == json.loads((checkpoint / name).read_text(encoding="utf-8"))
+
+
+def test_the_checks_of_the_explanations_travel_with_the_checkpoint(
+    hub: HubServer, data: Path, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path / "tiny", data)
+    few = ["--images", "4", "--randomization-images", "2", "--steps", "2"]
+    assert faithfulness.main([str(folder), "--data", str(data), *few]) == 0
+    assert push_model(folder) == 0
+    (_, pushed) = hub.repositories[MODEL].commits
+    assert {"faithfulness.json", "faithfulness.md", "faithfulness.png"} < set(pushed.files)
+    fetched = read_checks(checkpoint_folder("me/tiny"))
+    assert fetched is not None and fetched == read_checks(folder)
+    assert fetched.pictures == "4 pictures of fer2013, validation"
 
 
 def test_the_code_pushed_is_all_that_it_imports() -> None:

@@ -16,13 +16,14 @@ from PIL import Image
 from skimage import data
 
 from app import Service, build_app, launch_options
-from checks import RECORD, read_checks, verdict
+from checks import read_checks, verdict
 from emosynthnet_hf import (
     EmoSynthNetConfig,
     EmoSynthNetForImageClassification,
     EmoSynthNetImageProcessor,
 )
 from emosynthnet_hf.data import EXPRESSIONS
+from emosynthnet_hf.evaluation import FAITHFULNESS
 from emosynthnet_hf.explain import DEFAULT_LAYER, LAYERS, METHODS, grad_cam
 from emosynthnet_hf.faithfulness import deletion_score, failures, map_functions, summarize
 from recognition import Explanation, Recognizer
@@ -352,10 +353,8 @@ def test_the_record_says_which_explanation_fails_and_counts_for_its_weights_only
         "The methods were not checked for this checkpoint."
     )
 
-    made = record(tmp_path)
-    elsewhere = tmp_path / "gallery.json"
-    elsewhere.write_text(json.dumps(made))
-    checks = read_checks(tmp_path, [elsewhere])
+    (tmp_path / FAITHFULNESS).write_text(json.dumps(record(tmp_path)))
+    checks = read_checks(tmp_path)
     failed = verdict(checks, "grad_cam", DEFAULT_LAYER)
     assert (failed.state, failed.sentence) == (
         "failed",
@@ -369,11 +368,8 @@ def test_the_record_says_which_explanation_fails_and_counts_for_its_weights_only
     )
     assert verdict(checks, "guided_grad_cam", LAYERS[1]).state == "unchecked"
 
-    (tmp_path / RECORD).write_text(json.dumps(made | {"failures": {}, "num_images": 9}))
-    own = read_checks(tmp_path, [elsewhere])
-    assert own is not None and own.pictures.startswith("9 ")
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    assert read_checks(tmp_path, [elsewhere]) is None
+    assert read_checks(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -381,6 +377,6 @@ def test_the_record_says_which_explanation_fails_and_counts_for_its_weights_only
 )
 def test_a_file_that_is_no_record_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    (tmp_path / RECORD).write_text(text)
+    (tmp_path / FAITHFULNESS).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_checks(tmp_path)
