@@ -176,6 +176,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_labels_of_close_classes_are_parted() -> None:
+    places = np.array([[0.0, 0.0], [0.5, 0.4], [5.0, 0.0], [0.2, 3.0]])
+    moved = tsne.parted(places, width=1.0, height=1.0)
+    # The first two share 0.6 of a height: each goes 0.3 its way. The others overlap with none.
+    np.testing.assert_allclose(moved, [[0.0, -0.3], [0.5, 0.7], [5.0, 0.0], [0.2, 3.0]])
+    stacked = tsne.parted(np.zeros((4, 2)), width=1.0, height=1.0)
+    assert np.diff(np.sort(stacked[:, 1])).min() > 0.99
+
+
 def test_tsne_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = str(folder / "one"), str(folder / "two")
     options = ["--data", str(folder / "faces"), "--adapter", "own", "--output", str(tmp_path)]

@@ -10,6 +10,7 @@ themselves. Writes `tsne-<checkpoints>-<dataset>-<split>.png` and `.json`. Needs
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ from ..evaluation import checkpoint_name, dataset_name, load_checkpoint, load_im
 from ..image_processing_emosynthnet import EmoSynthNetImageProcessor
 from ..scores import FloatArray
 from .style import COLOURS, file_name, new_figure, save_figure
+
+# Of a panel's width and height, what a label takes.
+LABEL_SHARE = np.array([0.16, 0.045])
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,26 @@ def embed(
     return torch.cat(batches).double().numpy()
 
 
+def parted(places: FloatArray, width: float, height: float) -> FloatArray:
+    """Centres of labels (K, 2), moved up and down until no two labels of this size overlap.
+
+    Two that overlap are moved apart by the same amount, the lower one down.
+    """
+    moved = places.copy()
+    for _ in range(100):
+        still = True
+        for one, other in itertools.combinations(range(len(moved)), 2):
+            low, high = sorted((one, other), key=lambda label: moved[label, 1])
+            overlap = height - (moved[high, 1] - moved[low, 1])
+            if abs(moved[one, 0] - moved[other, 0]) < width and overlap > 1e-9 * height:
+                moved[low, 1] -= overlap / 2
+                moved[high, 1] += overlap / 2
+                still = False
+        if still:
+            break
+    return moved
+
+
 def draw(
     points: dict[str, FloatArray],
     separations: dict[str, Separation],
@@ -133,16 +157,18 @@ def draw(
     colours = np.array([COLOURS[label % len(COLOURS)] for label in labels])[order]
     for axis, (name, places) in zip(axes, points.items(), strict=True):
         axis.scatter(*places[order].T, s=5, c=colours, linewidths=0)
-        for label, label_name in enumerate(label_names):
-            if (labels == label).any():
-                axis.annotate(
-                    label_name,
-                    np.median(places[labels == label], axis=0),
-                    ha="center",
-                    va="center",
-                    weight="bold",
-                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
-                )
+        present = [label for label in range(len(label_names)) if (labels == label).any()]
+        middles = np.stack([np.median(places[labels == label], axis=0) for label in present])
+        width, height = LABEL_SHARE * np.ptp(places, axis=0)
+        for label, place in zip(present, parted(middles, width, height), strict=True):
+            axis.annotate(
+                label_names[label],
+                place,
+                ha="center",
+                va="center",
+                weight="bold",
+                bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+            )
         found = separations[name]
         axis.set_title(
             f"{name}\nsilhouette {found.silhouette:.3f}, between / within {found.scatter_ratio:.3f}"
@@ -224,7 +250,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["Separation", "draw", "embed", "main", "project", "scatter_ratio", "separation"]
+__all__ = [
+    "Separation",
+    "draw",
+    "embed",
+    "main",
+    "parted",
+    "project",
+    "scatter_ratio",
+    "separation",
+]
 
 
 if __name__ == "__main__":
