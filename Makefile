@@ -1,4 +1,4 @@
-# Each target sets itself up: nothing but Python 3.10 or later is needed.
+# Each target sets itself up: nothing but Python 3.11 or later is needed.
 PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
@@ -34,11 +34,15 @@ test-upstream: $(STAMP)
 	$(BIN)/python tests/upstream/fetch.py $(VENV)/upstream
 	PYTHONPATH=$(VENV)/upstream $(BIN)/python -m pytest tests/upstream/common.py
 
-# The oldest supported transformers, the newest, and torchvision, which transformers prefers where it
-# is (its torch is several GB with CUDA).
+# The oldest supported transformers, on the oldest supported Python; the newest; and torchvision, which
+# transformers prefers where it is (its torch is several GB with CUDA).
 oldest := transformers==5.18.0 huggingface_hub==1.31.0 torch==2.13.0
 newest := transformers huggingface_hub torch==2.13.0
 torchvision := transformers huggingface_hub torch==2.14.1 torchvision==0.29.1
+# What constraints.txt pins needs a newer Python, so the oldest gets what pip finds.
+PINS := constraints.txt
+$(VENV)-oldest/.installed: PYTHON := python3.10
+$(VENV)-oldest/.installed: PINS := /dev/null
 VERSIONS := oldest newest torchvision
 
 test-versions: $(VERSIONS:%=$(VENV)-%/.installed)
@@ -46,7 +50,7 @@ test-versions: $(VERSIONS:%=$(VENV)-%/.installed)
 
 $(VENV)-%/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-$*
-	grep -vE '^(transformers|huggingface_hub|tokenizers|torch)==' constraints.txt > $(@D)/constraints.txt
+	grep -vE '^(transformers|huggingface_hub|tokenizers|torch)==' $(PINS) > $(@D)/constraints.txt || true
 	$(VENV)-$*/bin/python -m pip install --quiet -c $(@D)/constraints.txt $($*) -e ".[train,demo,dev]"
 	touch $@
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from emosynthnet_hf.evaluation import SINGLE_CROP, EvaluationResult
 
@@ -55,14 +56,35 @@ def reliability(result: EvaluationResult) -> Figure:
     return figure
 
 
+def risk_coverage(result: EvaluationResult) -> Figure:
+    """Error on the surest pictures against how many are answered, a line a view."""
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, view), colour, style in zip(
+        result.views.items(), ("#1f4e79", "#c05a1c"), ("-", "--"), strict=False
+    ):
+        coverage, risk = zip(*view.risk_coverage, strict=True)
+        label = f"{name.replace('_', ' ')}, area {view.risk_coverage_area:.3f}"
+        axes.plot(coverage, risk, color=colour, linestyle=style, marker=".", label=label)
+    axes.set(xlim=(0, 1.02), ylim=(0, None), xlabel="pictures answered, the surest first")
+    axes.set(ylabel="error on them", title=f"{result.dataset}, {result.split}")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
 def draw(result: EvaluationResult, folder: Path) -> None:
-    """Write `confusion-matrix.png` and `reliability.png` into a folder."""
+    """Write `confusion-matrix.png`, `reliability.png` and `risk-coverage.png` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in (
         ("confusion-matrix", confusion_matrix(result)),
         ("reliability", reliability(result)),
+        ("risk-coverage", risk_coverage(result)),
     ):
         figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
-__all__ = ["confusion_matrix", "draw", "reliability"]
+__all__ = ["confusion_matrix", "draw", "reliability", "risk_coverage"]
