@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +18,21 @@ import torch
 import yaml
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    pipeline,
+)
 
 from emosynthnet_hf.data import EXPRESSIONS, PackedImages
 from recipe import load_recipe
 from tests import tiny_recipe
 from tests.tiny_recipe import CLASSES, write_faces
 from train import inverse_frequency, logged_to, main, model_config
-from trainer import ImageTrainer
+from trainer import ImageTrainer, WeightAveragingCallback
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
@@ -150,6 +158,69 @@ def test_two_scale_checkpoints_carry_their_own_factor(faces: Path, tmp_path: Pat
     assert factors == pytest.approx([1 / 255, 1 / 255, 1 / 512])
 
 
+def test_the_moving_average_by_hand(tmp_path: Path) -> None:
+    class Scalar(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([5.0]))
+            self.register_buffer("count", torch.tensor(0))
+
+    model, callback = Scalar(), WeightAveragingCallback(0.15)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True)
+    state, control = TrainerState(), TrainerControl()
+
+    def call(event: str) -> None:
+        getattr(callback, event)(arguments, state, control, model=model)
+
+    call("on_train_begin")
+    call("on_epoch_begin")
+    for state.global_step, weight in ((1, 1.0), (2, 2.0)):
+        with torch.no_grad():
+            model.weight.fill_(weight)
+        call("on_step_end")
+    # Decays min(0.15, 1/10) and min(0.15, 2/11): 5 -> 0.1 * 5 + 0.9 * 1 -> 0.15 * 1.4 + 0.85 * 2
+    average = 0.15 * 1.4 + 0.85 * 2
+    call("on_epoch_end")
+    assert model.weight.item() == pytest.approx(average)
+    (tmp_path / "checkpoint-2").mkdir()
+    call("on_save")
+    call("on_epoch_begin")
+    assert model.weight.item() == 2
+
+    with torch.no_grad():
+        model.weight.fill_(average)  # as a resumed Trainer has loaded it
+    resumed = callback = WeightAveragingCallback(0.15)
+    call("on_train_begin")
+    assert model.weight.item() == 2
+    assert resumed.average["weight"].item() == pytest.approx(average)
+
+
+def test_averaging_leaves_the_training_as_it_is_and_resumes(
+    run: Path, faces: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = [written(tmp_path, ema_decay=0.9), "--data", str(faces), "--output", str(output)]
+    assert main(command) == 0
+    want = load_file(run / "checkpoint-9" / "model.safetensors")
+    raw = load_file(output / "checkpoint-9" / "raw.safetensors")
+    saved = load_file(output / "checkpoint-9" / "model.safetensors")
+    for name, tensor in raw.items():
+        torch.testing.assert_close(tensor, want[name], rtol=1e-3, atol=1e-5, msg=name)
+    assert not torch.equal(saved["classifier.weight"], raw["classifier.weight"])
+
+    again = tmp_path / "again"
+    shutil.copytree(output / "checkpoint-6", again / "checkpoint-6")
+    assert main([*command[:-1], str(again), "--resume"]) == 0
+    resumed = load_file(again / "checkpoint-9" / "model.safetensors")
+    for name, tensor in saved.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    (again / "checkpoint-9" / "raw.safetensors").unlink()
+    command[0] = written(
+        tmp_path, ema_decay=0.9, training=RECIPE["training"] | {"num_train_epochs": 4}
+    )
+    assert main([*command[:-1], str(again), "--resume"]) == 1
+
+
 def test_class_weights_by_hand() -> None:
     # Six samples, three classes: 3, 1 and 2 of them. Weights 6 / (3 * 3), 6 / 3 and 6 / (3 * 2).
     weights = inverse_frequency(torch.tensor([0, 0, 0, 1, 2, 2]), 3)
@@ -164,6 +235,11 @@ def test_class_weights_by_hand() -> None:
         ({"augmentation": {"blur": 1}}, "augmentation may hold flip, .*got blur"),
         ({"augmentation": {"flip": 2.0}}, r"flip must be in \[0, 1\], got 2.0"),
         ({"class_weights": "rare"}, "class_weights must be one of none, .*got 'rare'"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
+        (
+            {"ema_decay": 0.9, "training": {"eval_strategy": "steps"}},
+            "ema_decay needs training.eval_strategy epoch, got steps",
+        ),
         ({"training": {"epochs": 3}}, "section training: .*epochs"),
         ({"model": {"preset": "huge"}}, "preset must be one of .*got 'huge'"),
         ({"data": {"id": "faces", "adapter": "cifar10"}}, "unknown labels"),

@@ -97,6 +97,8 @@ class Recipe:
         class_weights: `none` or `inverse_frequency` (N / (K * N_k) for class k).
         two_scale: or None.
         distillation: or None.
+        ema_decay: of an exponential moving average of the weights over steps, in [0, 1), which is
+            validated and saved in their place; 0 averages nothing.
         training: fields of transformers' `TrainingArguments`.
     """
 
@@ -109,6 +111,7 @@ class Recipe:
     class_weights: str = "none"
     two_scale: TwoScale | None = None
     distillation: Distillation | None = None
+    ema_decay: float = 0.0
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -124,6 +127,12 @@ class Recipe:
             raise ValueError(f"start_from must be left out with model.network {self.network}")
         if self.mixup_alpha < 0:
             raise ValueError(f"mixup_alpha must be at least 0, got {self.mixup_alpha}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        for name in ("eval_strategy", "save_strategy"):
+            strategy = self.training.get(name, "epoch")
+            if self.ema_decay > 0 and strategy != "epoch":
+                raise ValueError(f"ema_decay needs training.{name} epoch, got {strategy}")
 
     @property
     def network(self) -> str:

@@ -51,6 +51,7 @@ from trainer import (
     ImageTrainer,
     StopwatchCallback,
     TwoScaleCallback,
+    WeightAveragingCallback,
     has_bfloat16,
     keep_freed_memory,
 )
@@ -127,6 +128,8 @@ def fit(
     )
     trainer.add_callback(StopwatchCallback())
     trainer.add_callback(ProgressCallback())
+    if recipe.ema_decay > 0:
+        trainer.add_callback(WeightAveragingCallback(recipe.ema_decay))
     if recipe.two_scale is not None:
         trainer.add_callback(TwoScaleCallback(processor, recipe.two_scale))
     if trainer.is_world_process_zero():

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     Trainer,
@@ -117,6 +118,104 @@ class StopwatchCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         state.log_history[-1]["run_seconds"] = round(time.monotonic() - self.start, 1)
+
+
+class WeightAveragingCallback(TrainerCallback):
+    """Validates and saves, in the place of the weights, their exponential moving average over steps
+    (Polyak and Juditsky, 1992); training goes on with the weights themselves.
+
+    After step t the average moves towards the weights by `1 - min(decay, t / (t + 9))`, so that it
+    forgets where training started. The statistics of batch normalisation are averaged as well. The
+    weights themselves lie in each checkpoint as `raw.safetensors`, from which a run resumes.
+
+    Args:
+        decay: in (0, 1).
+    """
+
+    RAW = "raw.safetensors"
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self.raw: dict[str, Tensor] = {}  # while the model holds the average
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self.average = _copy(_floats(kwargs["model"]))
+        if state.global_step > 0:  # resumed
+            raw = self._raw_file(args, state)
+            if not raw.is_file():
+                raise ValueError(
+                    f"resuming with ema_decay needs {raw}: without it, remove that folder to "
+                    f"resume from the one before"
+                )
+            _write(_floats(kwargs["model"]), load_file(raw))
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        decay = min(self.decay, state.global_step / (state.global_step + 9))
+        averages, weights = list(self.average.values()), list(_floats(kwargs["model"]).values())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self.raw = _copy(_floats(kwargs["model"]))
+        _write(_floats(kwargs["model"]), self.average)
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            save_file(self.raw, self._raw_file(args, state))
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        _write(_floats(kwargs["model"]), self.raw)
+        self.raw = {}
+
+    def _raw_file(self, args: TrainingArguments, state: TrainerState) -> Path:
+        return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / self.RAW
+
+
+def _floats(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and statistics by name, as they lie in the model; counters are left out."""
+    return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+def _write(into: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        into[name].copy_(value)
 
 
 class TwoScaleCallback(TrainerCallback):
