@@ -161,6 +161,14 @@ def confusion_table(result: EvaluationResult) -> str:
     return "\n".join(lines)
 
 
+def fingerprint_rows(*results: EvaluationResult) -> str:
+    """A Markdown row a split: how many pictures, and the fingerprint of the data."""
+    return "\n".join(
+        f"| {result.split} | {result.num_samples:,} | `{result.data_sha256}` |"
+        for result in results
+    )
+
+
 def card(folder: Path) -> str:
     """The card of a checkpoint folder, as Markdown with front matter.
 
@@ -214,6 +222,7 @@ def card(folder: Path) -> str:
         confusion=confusion_table(test),
         temperature=test.temperature,
         commands="\n".join(result.command for result in (validation, test)),
+        fingerprints=fingerprint_rows(validation, test),
     )
 
 

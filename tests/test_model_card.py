@@ -60,6 +60,14 @@ def test_results_are_of_the_committed_weights() -> None:
         assert EvaluationResult.load(path).model_sha256 == digest, path.name
 
 
+def test_the_card_says_which_data_proves_it() -> None:
+    shown = card(CHECKPOINT)
+    for split in ("validation", "test"):
+        result = EvaluationResult.load(CHECKPOINT / "results" / f"fer2013-{split}.json")
+        assert f"| {split} | {result.num_samples:,} | `{result.data_sha256}` |" in shown
+    assert f"python model_card/verify.py {CHECKPOINT} --data PATH" in shown
+
+
 def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     result = EvaluationResult.load(CHECKPOINT / "results" / "fer2013-test.json")
