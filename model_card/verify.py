@@ -35,7 +35,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 
-from build import EVALUATION_FILE, card, evaluation_file
+from build import card_files
 from emosynthnet_hf.evaluation import (
     FLIP_AVERAGING,
     WEIGHTS,
@@ -182,7 +182,7 @@ def verify(checkpoint: str, data: str, split: str | None = None) -> Verification
         for path, result in results.items()
         if result.model_sha256 != digest
     ]
-    for name, expected in (("README.md", card(folder)), (EVALUATION_FILE, evaluation_file(folder))):
+    for name, expected in card_files(folder).items():
         text = (folder / name).read_text(encoding="utf-8")
         differences += compare_text(name, text, expected)
         count = sum(len(NUMBER.findall(line)) for _, line in _numbered(text))
