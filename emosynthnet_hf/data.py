@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HTTPError
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -200,7 +201,7 @@ def load_splits(
 
     Raises:
         ImportError: the extra `train` is not installed.
-        FileNotFoundError: no such folder or Hub data set, or nothing in it.
+        FileNotFoundError: no such folder or Hub data set, nothing in it, or no way to the Hub.
         ValueError: a missing column, unknown labels (up to ten are named with file, row and
             column), an empty split, an unknown adapter or split; a fold out of range, fewer than
             ten subjects, or files that name no subject.
@@ -288,6 +289,13 @@ def _read(data: str | Path, config_name: str | None) -> dict[str, tuple["Dataset
         found = load_dataset(source, config_name)
     except (ValueError, DatasetGenerationError) as error:  # an empty split, a damaged file
         raise ValueError(f"{data}: {error.__cause__ or error}") from error
+    except (HTTPError, OSError) as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(
+            f"data must be a folder that exists, or the id of a Hub data set and a network that "
+            f"reaches it (with HF_TOKEN where it is private or gated), got {data}: {error}"
+        ) from error
     return _canonical_names(
         data,
         {

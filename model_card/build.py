@@ -4,8 +4,9 @@
 
 Every number comes from `results/*.json`, which `emosynthnet_hf.evaluation` wrote, from
 `training/`, which `training/train.py` wrote, from the leak audit in `docs/audits`, which
-`training/audit_data.py` wrote, or from the configuration. Beside the card it writes plots
-(`images/`) and the Hub's evaluation file (`.eval_results/`).
+`training/audit_data.py` wrote, or from the configuration; what is known of the data set itself is
+in `facts.py`. Beside the card it writes plots (`images/`) and, for a data set that is on the Hub,
+its evaluation file (`.eval_results/`).
 """
 
 import argparse
@@ -22,14 +23,14 @@ from safetensors import safe_open
 
 from emosynthnet_hf import EmoSynthNetConfig
 from emosynthnet_hf.evaluation import SINGLE_CROP, EvaluationResult
+from facts import DataFacts, data_facts
 from plots import draw
 
 HERE = Path(__file__).resolve().parent
-AUDITS = HERE.parent / "docs" / "audits"
-DATASET = "AutumnQiu/fer2013"
-# Goodfellow et al., 2013: 28,709, 3,589 and 3,589.
-ORIGINAL_IMAGES = 35_887
-EVALUATION_FILE = ".eval_results/fer2013.yaml"
+DOCS = HERE.parent / "docs"
+AUDITS = DOCS / "audits"
+READINGS = DOCS / "test-readings.md"
+NEEDED_SPLITS = ("validation", "test")
 FIGURES = ("<!-- figures: written by model_card/build.py -->", "<!-- end of figures -->")
 SCORES = {
     "accuracy": "accuracy",
@@ -124,13 +125,21 @@ def duplicates_table(audit: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def evaluation_file(folder: Path) -> str:
-    """The Hub's `.eval_results` YAML of a checkpoint folder: one entry a score, single crop."""
-    test = _result(folder, "test")
+def evaluation_file(folder: Path) -> tuple[str, str] | None:
+    """Path in the folder and text of the Hub's `.eval_results` YAML: one entry a score, single
+    crop. None for a data set that is not on the Hub.
+
+    Raises:
+        FileNotFoundError: as `read_results`.
+    """
+    test = read_results(folder)["test"]
+    dataset_id = data_facts(test.dataset, test.label_names).hub_id
+    if dataset_id is None:
+        return None
     scores = test.views[SINGLE_CROP]
     entries = [
         EvalResultEntry(
-            dataset_id=DATASET,
+            dataset_id=dataset_id,
             task_id=field,
             value=getattr(scores, field),
             date=test.date,
@@ -139,7 +148,7 @@ def evaluation_file(folder: Path) -> str:
         for field in ("accuracy", "macro_f1")
     ]
     text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, width=1000)
-    return text
+    return f".eval_results/{test.dataset.split('/')[-1]}.yaml", text
 
 
 def class_rows(result: EvaluationResult) -> str:
@@ -161,6 +170,183 @@ def confusion_table(result: EvaluationResult) -> str:
     return "\n".join(lines)
 
 
+def fingerprint_rows(*results: EvaluationResult) -> str:
+    """A Markdown row a split: how many pictures, and the fingerprint of the data."""
+    return "\n".join(
+        f"| {result.split} | {result.num_samples:,} | `{result.data_sha256}` |"
+        for result in results
+    )
+
+
+def read_results(folder: Path) -> dict[str, EvaluationResult]:
+    """The results on validation and test, by split, of the data that the checkpoint was trained on.
+
+    Where there are results on several data sets, it is the one whose validation split has the
+    fingerprint that `training/train.py` wrote down.
+
+    Raises:
+        FileNotFoundError: one of the two is missing, or no file that says what it was trained on.
+    """
+    results = [EvaluationResult.load(path) for path in sorted(folder.glob("results/*.json"))]
+    names = {result.dataset for result in results}
+    if len(names) > 1:
+        trained = _read(folder / "training" / "environment.json")["data"]["validation"]["sha256"]
+        names = {result.dataset for result in results if result.data_sha256 == trained}
+    found = {result.split: result for result in results if result.dataset in names}
+    missing = [split for split in NEEDED_SPLITS if split not in found]
+    if missing:
+        there = ", ".join(f"{result.dataset} {result.split}" for result in results) or "none"
+        raise FileNotFoundError(
+            f"{folder}/results must hold results on validation and test of the data that it was "
+            f"trained on, got {there}: python -m emosynthnet_hf.evaluation {folder} --data PATH "
+            f"--split {missing[0]} --flip"
+        )
+    return found
+
+
+def matching_audit(*results: EvaluationResult) -> dict[str, Any] | None:
+    """The leak audit of the data that results were made on: one of the same name with as many
+    pictures of each class; None without."""
+    path = AUDITS / f"{results[0].dataset}.json"
+    if not path.is_file():
+        return None
+    audit: dict[str, Any] = _read(path)
+    for result in results:
+        classes = result.views[SINGLE_CROP].per_class
+        counts = {name: scores.support for name, scores in classes.items()}
+        if audit["splits"].get(result.split, {}).get("classes") != counts:
+            return None
+    return audit
+
+
+def readings_phrase(result: EvaluationResult) -> str:
+    """How often the weights were measured on a split, by the log of readings; "" if it has none."""
+    wanted = [result.checkpoint, result.model_sha256[:12], result.dataset, result.split]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in READINGS.read_text(encoding="utf-8").splitlines()
+    ]
+    # A reading is a row a view, all of one date.
+    count = len({row[0] for row in rows if row[1:5] == wanted})
+    return {0: "", 1: ", read once"}.get(count, f", read {count} times")
+
+
+def front_matter(name: str, facts: DataFacts, test: EvaluationResult) -> str:
+    """The Hub's metadata, as YAML."""
+    scores = test.views[SINGLE_CROP]
+    metrics = [
+        {"type": "accuracy", "value": scores.accuracy},
+        {"type": "f1", "name": "macro F1", "value": scores.macro_f1},
+    ]
+    entry = {
+        "task": {"type": "image-classification"},
+        "dataset": {
+            "type": facts.hub_id or test.dataset,
+            "name": facts.title,
+            "split": test.split,
+        },
+        "metrics": metrics,
+    }
+    values = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-classification",
+        **facts.license,
+        **({"datasets": [facts.hub_id]} if facts.hub_id else {}),
+        "metrics": ["accuracy", "f1"],
+        "tags": ["emosynthnet", *(["facial-expression-recognition"] * facts.shows_faces)],
+        "model-index": [{"name": name, "results": [entry]}],
+    }
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
+    return text.strip()
+
+
+def purpose(facts: DataFacts, test: EvaluationResult) -> str:
+    """What the checkpoint is for, and its limits."""
+    recalls = {name: each.recall for name, each in test.views[SINGLE_CROP].per_class.items()}
+    low, high = min(recalls, key=recalls.__getitem__), max(recalls, key=recalls.__getitem__)
+    spread = (
+        f"The recall of its classes lies between {percent(recalls[low])} ({low}) and "
+        f"{percent(recalls[high])} ({high})."
+    )
+    if not facts.shows_faces:
+        return (
+            f"It names one of its {len(recalls)} classes whatever a picture shows, also where it "
+            f"shows none of them, and was measured on pictures like those that it was trained on, "
+            f"not on others. {spread}"
+        )
+    return "\n".join(
+        line
+        for line in (
+            "An expression is what a face shows, not what a person feels.",
+            facts.labels,
+            "Use it for research and demonstrations on pictures whose people agree. Do not use it "
+            "to judge a person.",
+            "Inferring emotions from faces at work or in education is banned in the European Union "
+            "(AI Act, Article 5(1)(f)).",
+            "It has not been tested for differences between ages, sexes, skin colours or cultures.",
+            spread,
+        )
+        if line
+    )
+
+
+def start_phrase(recipe: dict[str, Any]) -> str:
+    """What the training started from, and who taught."""
+    start, distillation = recipe.get("start_from"), recipe.get("distillation")
+    phrase = f"from the weights of `{start}`" if start else "from scratch"
+    if distillation:
+        phrase += f", with labels blended with what `{distillation['teacher']}` says of them,"
+    return phrase
+
+
+def duplicates_section(audit: dict[str, Any] | None) -> str:
+    """What the leak audit found, or that there was none."""
+    if audit is None:
+        return (
+            "No leak audit of this data is in the repository: whether pictures are in two splits "
+            "is not known (`python training/audit_data.py PATH` tells)."
+        )
+    return "\n\n".join(
+        [
+            "Pictures that are in two splits:",
+            duplicates_table(audit),
+            "Near-identical is one photograph re-encoded, brightened, watermarked, mirrored or cut "
+            f"a little differently\n(`{audit['command']}`).",
+        ]
+    )
+
+
+def claim_section(
+    facts: DataFacts, test: EvaluationResult, where: str, width_percent: int, epochs: int
+) -> str:
+    """The thesis's claim beside what was measured; "" where it claims nothing."""
+    claim = facts.claim
+    if claim is None:
+        return ""
+    accuracy = test.views[SINGLE_CROP].accuracy
+    verdict = (
+        "This checkpoint reaches the claim"
+        if accuracy >= claim.accuracy
+        else "The claim was not reproduced"
+    )
+    if (width_percent, epochs) != (100, claim.epochs):
+        verdict += "; the thesis's own widths and schedule were not run here"
+    return "\n".join(
+        [
+            "## The thesis's claim",
+            "",
+            "| | thesis | measured here |",
+            "| --- | --- | --- |",
+            f"| accuracy | {percent(claim.accuracy)} | {percent(accuracy)} |",
+            f"| pictures | {claim.pictures} | {where}, {test.num_samples:,} |",
+            f"| widths | base | {width_percent} % of base |",
+            f"| epochs | {claim.epochs} | {epochs} |",
+            "",
+            f"{verdict}.",
+        ]
+    )
+
+
 def card(folder: Path) -> str:
     """The card of a checkpoint folder, as Markdown with front matter.
 
@@ -168,43 +354,49 @@ def card(folder: Path) -> str:
         FileNotFoundError: results or training files are missing.
     """
     config = EmoSynthNetConfig.from_pretrained(folder)
-    test, validation = _result(folder, "test"), _result(folder, "validation")
-    audit: dict[str, Any] = _read(AUDITS / "fer2013.json")
-    images = {name: split["images"] for name, split in audit["splits"].items()}
+    results = read_results(folder)
+    test, validation = results["test"], results["validation"]
+    facts = data_facts(test.dataset, test.label_names)
+    splits = {name: facts.splits.get(name, name) for name in ("train", *NEEDED_SPLITS)}
+    audit = matching_audit(test, validation)
     log: list[dict[str, Any]] = _read(folder / "training" / "training_log.json")
     environment: dict[str, Any] = _read(folder / "training" / "environment.json")
     recipe = yaml.safe_load((folder / "training" / "recipe.yaml").read_text(encoding="utf-8"))
     provenance = folder / "training" / "provenance.md"
     base = EmoSynthNetConfig.from_preset("base")
+    width_percent = 100 * config.analysis_widths[0][0] // base.analysis_widths[0][0]
+    epochs = round(log[-1]["epoch"])
+    fold = recipe.get("data", {}).get("fold")
+    where = splits["test"] if fold is None else f"{splits['test']} of fold {fold}"
+    commands = [audit["command"]] if audit else []
+    commands += [validation.command, test.command]
     return Template((HERE / "template.md").read_text(encoding="utf-8")).substitute(
+        front_matter=front_matter(folder.name, facts, test),
         name=folder.name,
         folder=folder.as_posix(),
+        shows="the facial expression in a close crop of a face"
+        if facts.shows_faces
+        else "what a picture shows",
+        example="face.png" if facts.shows_faces else "picture.png",
         labels=", ".join(test.label_names),
-        width_percent=100 * config.analysis_widths[0][0] // base.analysis_widths[0][0],
+        width_percent=width_percent,
         parameters_millions=f"{_count_parameters(folder / 'model.safetensors') / 1e6:.2f}",
-        accuracy=test.views[SINGLE_CROP].accuracy,
-        accuracy_percent=percent(test.views[SINGLE_CROP].accuracy),
-        macro_f1=test.views[SINGLE_CROP].macro_f1,
-        dataset=DATASET,
-        split=test.split,
-        train_images=f"{images['train']:,}",
-        validation_images=f"{images['validation']:,}",
-        test_images=f"{images['test']:,}",
-        original_images=f"{ORIGINAL_IMAGES:,}",
-        missing_images=f"{ORIGINAL_IMAGES - sum(images.values()):,}",
-        duplicates=duplicates_table(audit),
-        audit_command=audit["command"],
+        start=start_phrase(recipe),
+        title=facts.title,
+        purpose=purpose(facts, test),
+        licence=facts.licence,
+        splits=_splits_sentence(splits, environment, results, facts.audited_copy if audit else ""),
+        duplicates=duplicates_section(audit),
         recipe=recipe_rows(recipe),
-        epochs=round(log[-1]["epoch"]),
+        epochs=epochs,
         minutes=round(log[-1]["run_seconds"] / 60),
         cores=environment["cores"],
         numbers="bfloat16 autocast" if environment["bfloat16"] else "float32",
-        seeds=1,
         provenance=provenance.read_text(encoding="utf-8").strip() if provenance.exists() else "",
         split_sentence=(
-            f"Test split (PrivateTest), {test.num_samples:,} pictures, read once. "
-            f"On validation (PublicTest), on which the epoch was chosen: "
-            f"{percent(validation.views['single_crop'].accuracy)} accuracy, single crop."
+            f"{_split_name(splits, 'test')}, {test.num_samples:,} pictures{readings_phrase(test)}. "
+            f"{_split_name(splits, 'validation')}, on which the epoch was chosen: "
+            f"{percent(validation.views[SINGLE_CROP].accuracy)} accuracy, single crop."
         ),
         views=" | ".join(name.replace("_", " ") for name in test.views),
         rule=" --- |" * len(test.views),
@@ -213,21 +405,36 @@ def card(folder: Path) -> str:
         per_class=class_rows(test),
         confusion=confusion_table(test),
         temperature=test.temperature,
-        commands="\n".join(result.command for result in (validation, test)),
+        claim=claim_section(facts, test, where, width_percent, epochs),
+        commands="\n".join(commands),
+        fingerprints=fingerprint_rows(validation, test),
     )
+
+
+def card_files(folder: Path) -> dict[str, str]:
+    """Every text that is built for a checkpoint, by its path in the folder.
+
+    Raises:
+        FileNotFoundError: results or training files are missing.
+    """
+    evaluations = evaluation_file(folder)
+    return {"README.md": card(folder), **(dict([evaluations]) if evaluations else {})}
 
 
 def figures(folder: Path) -> str:
     """The README's table of what the checkpoint scores."""
-    test, validation = _result(folder, "test"), _result(folder, "validation")
-    ceiling = ceiling_sentence(test, validation)
+    results = read_results(folder)
+    test = results["test"]
+    facts = data_facts(test.dataset, test.label_names)
+    split = facts.splits.get("test", "test")
+    ceiling = ceiling_sentence(test, results["validation"])
     return "\n".join(
         [
-            f"`{folder.name}` on the test split of FER-2013 (PrivateTest, {test.num_samples:,} "
-            f"pictures, read once):",
+            f"`{folder.name}` on the test split of {facts.title} ({split}, {test.num_samples:,} "
+            f"pictures{readings_phrase(test)}):",
             "",
-            "| | single crop | flip averaging |",
-            "| --- | --- | --- |",
+            "| | " + " | ".join(name.replace("_", " ") for name in test.views) + " |",
+            "| --- |" + " --- |" * len(test.views),
             score_rows(test),
             *(["", ceiling] if ceiling else []),
         ]
@@ -261,8 +468,28 @@ def _count_parameters(weights: Path) -> int:
     return count
 
 
-def _result(folder: Path, split: str) -> EvaluationResult:
-    return EvaluationResult.load(folder / "results" / f"fer2013-{split}.json")
+def _split_name(splits: dict[str, str], split: str) -> str:
+    """`Test split (PrivateTest)`, or without the parenthesis where the data set says the same."""
+    own = "" if splits[split] == split else f" ({splits[split]})"
+    return f"{split.capitalize()} split{own}"
+
+
+def _splits_sentence(
+    splits: dict[str, str],
+    environment: dict[str, Any],
+    results: dict[str, EvaluationResult],
+    audited_copy: str,
+) -> str:
+    """Which split served what, how large the copy is, and what is to be said of it."""
+    validation, test = (results[split].num_samples for split in NEEDED_SPLITS)
+    sentences = [
+        f"Trained on {splits['train']}, chosen and calibrated on {splits['validation']}; "
+        f"{splits['test']} is for the finished file.",
+        f"The copy used has {environment['data']['train']['images']:,}, {validation:,} and "
+        f"{test:,} pictures for training, validation and test.",
+        audited_copy,
+    ]
+    return "\n".join(each for each in sentences if each)
 
 
 def _read(path: Path) -> Any:
@@ -276,9 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, help="write its figures into this file as well")
     options = parser.parse_args(arguments)
     try:
-        text = card(options.folder)
-        evaluations = evaluation_file(options.folder)
-        draw(_result(options.folder, "test"), options.folder / "images")
+        texts = card_files(options.folder)
+        draw(read_results(options.folder)["test"], options.folder / "images")
         if options.readme:
             readme = options.readme.read_text(encoding="utf-8")
             options.readme.write_text(
@@ -287,10 +513,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    (options.folder / "README.md").write_text(text, encoding="utf-8")
-    evaluation_path = options.folder / EVALUATION_FILE
-    evaluation_path.parent.mkdir(exist_ok=True)
-    evaluation_path.write_text(evaluations, encoding="utf-8")
+    for name, text in texts.items():
+        path = options.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

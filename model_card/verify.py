@@ -1,7 +1,11 @@
 """Prove a checkpoint's numbers, or name those that are wrong.
 
-    python model_card/verify.py checkpoints/NAME --data ../shared/data/fer2013 [--split validation]
-    python model_card/verify.py OWNER/NAME --data AutumnQiu/fer2013
+    python model_card/verify.py checkpoints/NAME --data PATH [--split validation]
+    python model_card/verify.py OWNER/NAME --data PATH
+
+PATH is the data that the results were made on, a folder or a Hub id. The card says how many
+pictures each split has and gives its fingerprint. A copy of the same name may be other data: that
+of checkpoints/emosynthnet-small-fer2013 has 3,573 test pictures, the Hub's AutumnQiu/fer2013 3,589.
 
 1. The SHA-256 of the weights must be the one in every results file.
 2. Every number in the card and in the Hub's evaluation files must be the one that
@@ -10,9 +14,10 @@
    must come out again. Tolerance: on another machine a picture whose two largest probabilities are
    almost equal may be decided otherwise. One picture in a thousand, but at least one, may be; so
    counts may differ by so many, a share of n pictures by so many / n, a macro average by as much as
-   all of them being of the smallest class, and what is measured in nats by 0.001.
+   all of them being of the smallest class, and what is measured in nats by 0.001. Data with another
+   fingerprint proves nothing about these numbers: it is named instead.
 
-Ends with 1 and a table of the differences if there are any.
+Ends with 1 if there are differences, which it shows in a table, or if the data is other data.
 """
 
 import argparse
@@ -30,7 +35,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 
-from build import EVALUATION_FILE, card, evaluation_file
+from build import card_files
 from emosynthnet_hf.evaluation import (
     FLIP_AVERAGING,
     WEIGHTS,
@@ -67,6 +72,15 @@ class Difference:
     said: str
     found: str
     tolerance: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked, the numbers that are wrong, and where the data was not the one needed."""
+
+    checked: list[str]
+    differences: list[Difference]
+    other_data: list[str]
 
 
 def compare_results(said: EvaluationResult, found: EvaluationResult) -> list[Difference]:
@@ -148,10 +162,8 @@ def checkpoint_files(checkpoint: str) -> Path:
     return folder
 
 
-def verify(
-    checkpoint: str, data: str, split: str | None = None
-) -> tuple[list[str], list[Difference]]:
-    """What was checked, and what is wrong.
+def verify(checkpoint: str, data: str, split: str | None = None) -> Verification:
+    """Check weights, card and results, as far as `data` is what the results were made on.
 
     Args:
         checkpoint: folder or Hub id.
@@ -170,7 +182,7 @@ def verify(
         for path, result in results.items()
         if result.model_sha256 != digest
     ]
-    for name, expected in (("README.md", card(folder)), (EVALUATION_FILE, evaluation_file(folder))):
+    for name, expected in card_files(folder).items():
         text = (folder / name).read_text(encoding="utf-8")
         differences += compare_text(name, text, expected)
         count = sum(len(NUMBER.findall(line)) for _, line in _numbered(text))
@@ -185,14 +197,21 @@ def verify(
     if not again:
         there = ", ".join(f"{result.dataset} {result.split}" for result in results.values())
         raise ValueError(f"no results on {wanted} {split or ''} to evaluate again, got {there}")
+    other_data = []
     for path, result in again.items():
-        found = compare_results(result, evaluate_again(folder, result, data))
+        found = evaluate_again(folder, result, data)
+        if found.data_sha256 != result.data_sha256:
+            other_data.append(
+                f"{path.name} was made on other data than {data}: on {_described(result)}, and "
+                f"there are {_described(found)}, so its numbers are neither confirmed nor refuted"
+            )
+            continue
         differences += [
             Difference(f"{path.name}: {each.where}", each.said, each.found, each.tolerance)
-            for each in found
+            for each in compare_results(result, found)
         ]
         checked.append(f"{path.name}: {result.num_samples:,} pictures evaluated again")
-    return checked, differences
+    return Verification(checked, differences, other_data)
 
 
 def table(differences: Sequence[Difference]) -> str:
@@ -201,6 +220,11 @@ def table(differences: Sequence[Difference]) -> str:
         f"| {each.where} | {each.said} | {each.found} | {each.tolerance} |" for each in differences
     ]
     return "\n".join(["| where | said | found | tolerance |", "| --- | --- | --- | --- |", *rows])
+
+
+def _described(result: EvaluationResult) -> str:
+    """The split's size and the start of its fingerprint."""
+    return f"{result.num_samples:,} pictures with fingerprint {result.data_sha256[:12]}"
 
 
 def _compare(
@@ -273,13 +297,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="evaluate this one again; default: each with results")
     options = parser.parse_args(arguments)
     try:
-        checked, differences = verify(options.checkpoint, options.data, options.split)
+        found = verify(options.checkpoint, options.data, options.split)
     except (FileNotFoundError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join(checked))
-    if differences:
-        print(f"\n{table(differences)}\n\n{options.checkpoint}: {len(differences)} differences")
+    print("\n".join(found.checked))
+    if found.differences:
+        print(f"\n{table(found.differences)}\n")
+        print(f"{options.checkpoint}: {len(found.differences)} differences")
+    if found.other_data:
+        print("\n" + "\n".join(found.other_data))
+        print(
+            "\nFingerprints are of pixels as the checkpoint's processor makes them, labels and "
+            "order.\nThis says nothing about the model: give --data the data behind the card"
+        )
+    if found.differences or found.other_data:
         return 1
     print(f"\n{options.checkpoint}: every number was found again")
     return 0

@@ -3,6 +3,7 @@ memory."""
 
 import io
 import logging
+import re
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
+import audit_data
 from emosynthnet_hf import (
     EmoSynthNetConfig,
     EmoSynthNetForImageClassification,
@@ -34,6 +36,7 @@ from emosynthnet_hf.data import (
     normalize_batch,
     own_labels,
 )
+from tests.hub_server import HubServer, redirect_clients
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -436,6 +439,42 @@ def test_nothing_there(tmp_path: Path) -> None:
     for wrong in (tmp_path / "file", tmp_path / "none", "./none", "~/none", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="folder or the id of a Hub data set, got"):
             load_splits(wrong)
+
+
+UNREADABLE = r"data must be a folder that exists, or the id of a Hub data set .*, got me/faces: .+"
+
+
+def send_datasets_to(hub: HubServer, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    redirect_clients(monkeypatch, hub, cache)
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+
+
+def test_a_hub_that_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = HubServer()
+    hub.server_close()  # a closed port, as on a machine without a network
+    send_datasets_to(hub, monkeypatch, tmp_path)
+    with pytest.raises(FileNotFoundError, match=UNREADABLE):
+        load_splits("me/faces")
+    assert audit_data.main(["me/faces"]) == 1
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error: ")]
+    assert re.fullmatch(f"error: {UNREADABLE}", line)
+
+
+def test_a_hub_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer() as hub:
+        send_datasets_to(hub, monkeypatch, tmp_path)
+        with pytest.raises(FileNotFoundError, match=UNREADABLE):
+            load_splits("me/faces")  # not there
+        hub.add("datasets", "me/faces", {"train.parquet": b"", "README.md": b""})
+        for fault in ({"status": 403}, {"status": 500}, {"drop": True}):
+            with (
+                hub.failing("GET", "me/faces", **fault),
+                pytest.raises(FileNotFoundError, match=UNREADABLE),
+            ):
+                load_splits("me/faces")
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:

@@ -3,19 +3,22 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
 from PIL import Image
 
-from emosynthnet_hf.evaluation import EvaluationResult
-from emosynthnet_hf.scores import TwinScores, VoteCeiling, VoteScores
+from emosynthnet_hf.data import CIFAR10, EXPRESSIONS
+from emosynthnet_hf.evaluation import EvaluationResult, append_reading
+from emosynthnet_hf.scores import TwinScores, VoteCeiling, VoteScores, log_softmax, score
 from model_card.build import (
-    EVALUATION_FILE,
     card,
     ceiling_sentence,
     duplicates_table,
@@ -23,12 +26,16 @@ from model_card.build import (
     figures,
     further_rows,
     main,
+    read_results,
+    readings_phrase,
     recipe_rows,
     with_figures,
 )
+from tests.tiny_checkpoint import make_weights, write_training
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = Path("checkpoints/emosynthnet-small-fer2013")
+EVALUATION_FILE = ".eval_results/fer2013.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +67,14 @@ def test_results_are_of_the_committed_weights() -> None:
         assert EvaluationResult.load(path).model_sha256 == digest, path.name
 
 
+def test_the_card_says_which_data_proves_it() -> None:
+    shown = card(CHECKPOINT)
+    for split in ("validation", "test"):
+        result = EvaluationResult.load(CHECKPOINT / "results" / f"fer2013-{split}.json")
+        assert f"| {split} | {result.num_samples:,} | `{result.data_sha256}` |" in shown
+    assert f"python model_card/verify.py {CHECKPOINT} --data PATH" in shown
+
+
 def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     result = EvaluationResult.load(CHECKPOINT / "results" / "fer2013-test.json")
@@ -71,7 +86,7 @@ def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
 
 def test_the_committed_evaluation_file_is_what_the_builder_writes() -> None:
     written = (CHECKPOINT / EVALUATION_FILE).read_text(encoding="utf-8")
-    assert written == evaluation_file(CHECKPOINT)
+    assert (EVALUATION_FILE, written) == evaluation_file(CHECKPOINT)
     values = json.loads((CHECKPOINT / "results" / "fer2013-test.json").read_text(encoding="utf-8"))
     scores = values["views"]["single_crop"]
     entries = yaml.safe_load(written)
@@ -164,6 +179,139 @@ def test_one_command_writes_card_plots_and_evaluation_file(tmp_path: Path) -> No
 
 def test_missing_results_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text((CHECKPOINT / "config.json").read_text())
-    assert main([str(tmp_path)]) == 1
-    assert "fer2013-test.json" in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
+    for there, missing in (("none", "validation"), ("fer2013 validation", "test")):
+        assert main([str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert f"was trained on, got {there}: " in error
+        assert f"emosynthnet_hf.evaluation {tmp_path} --data PATH --split {missing}" in error
+        shutil.copy(CHECKPOINT / "results" / "fer2013-validation.json", tmp_path / "results")
     assert not (tmp_path / "README.md").exists()
+
+
+# --------------------------------------------------------------------------------------------------
+# Other data
+# --------------------------------------------------------------------------------------------------
+
+FACES_ONLY = ("face", "expression", "emotion", "AI Act", "FER", "PrivateTest", "vote", "35,887")
+
+
+def make_folder(folder: Path, dataset: str, names: Sequence[str], **recipe: Any) -> Path:
+    """A tiny checkpoint with made-up results on validation and test: 30 pictures each, of which a
+    third is named right."""
+    make_weights(folder)
+    labels = np.arange(30) % len(names)
+    predicted = np.where(np.arange(30) < 10, labels, (labels + 1) % len(names))
+    logits = log_softmax(3.0 * np.eye(len(names))[predicted])
+    ours = EvaluationResult.load(CHECKPOINT / "results" / "fer2013-test.json")
+    for split in ("validation", "test"):
+        result = replace(
+            ours,
+            dataset=dataset,
+            split=split,
+            data_sha256=hashlib.sha256(f"{dataset} {split}".encode()).hexdigest(),
+            num_samples=30,
+            label_names=tuple(names),
+            views={"single_crop": score(logits, labels, names)},
+            command=f"python -m emosynthnet_hf.evaluation {folder} --data {dataset}",
+        )
+        result.save(folder / "results" / f"{dataset.replace('/', '--')}-{split}.json")
+    write_training(folder, hashlib.sha256(f"{dataset} validation".encode()).hexdigest(), **recipe)
+    return folder
+
+
+def built(folder: Path) -> tuple[str, ModelCardData]:
+    assert main([str(folder)]) == 0
+    shown = ModelCard.load(folder / "README.md")
+    return str(shown.content), shown.data
+
+
+def test_a_card_for_cifar10_says_nothing_of_faces(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny", "uoft-cs/cifar10", CIFAR10)
+    text, data = built(folder)
+    assert not [word for word in FACES_ONLY if word in text]
+    assert (data.license, data.datasets, data.tags) == (
+        "unknown",
+        ["uoft-cs/cifar10"],
+        ["emosynthnet"],
+    )
+    assert "Names what a picture shows: airplane, automobile," in text
+    assert "look it up before you publish" in text
+    # The audit in the repository is of another copy.
+    assert "No leak audit of this data" in text and "JPEG" not in text
+    assert "| accuracy | 93.63 % | 33.33 % |" in text
+    assert "| pictures | test, 10,000 | test, 30 |" in text
+    (entry, _) = yaml.safe_load((folder / ".eval_results" / "cifar10.yaml").read_text())
+    assert entry["dataset"]["id"] == "uoft-cs/cifar10"
+
+
+def test_a_card_for_ones_own_folder_leaves_the_licence_to_be_filled_in(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny", "my: flowers", ("rose", "tulip"))
+    text, data = built(folder)
+    assert not [word for word in FACES_ONLY if word in text]
+    assert "licence is unknown to the builder of this card: fill it in" in text
+    assert (data.license, data.datasets) == ("unknown", None)
+    assert {result.dataset_type for result in data.eval_results or ()} == {"my: flowers"}
+    assert "thesis's claim" not in text
+    assert not (folder / ".eval_results").exists()
+
+
+def test_ones_own_faces_keep_the_limits_of_faces(tmp_path: Path) -> None:
+    # Trained with `--data my_faces`: the recipe still names the data set that it was written for.
+    own = make_folder(
+        tmp_path / "tiny", "my_faces", ("angry", "happy"), data={"id": "AutumnQiu/fer2013"}
+    )
+    text, data = built(own)
+    assert "AI Act, Article 5(1)(f)" in text and "fill it in here" in text
+    assert not [word for word in ("FER-2013", "Goodfellow", "93.79") if word in text]
+    assert data.tags == ["emosynthnet", "facial-expression-recognition"]
+
+
+def test_another_copy_of_fer2013_is_not_described_by_our_audit(tmp_path: Path) -> None:
+    text, data = built(make_folder(tmp_path / "tiny", "AutumnQiu/fer2013", EXPRESSIONS))
+    assert "FER-2013 (Goodfellow et al., 2013; ICML 2013 challenge), for research use" in text
+    assert (data.license, data.license_name) == ("other", "fer2013-research-use")
+    assert "| accuracy | 93.79 % | 33.33 % |" in text
+    assert "177" not in text and "test in train" not in text and "read once" not in text
+    # A folder of that name with other classes is other data.
+    text, data = built(make_folder(tmp_path / "other", "fer2013", ("cat", "dog")))
+    assert data.license == "unknown" and "FER-2013" not in text
+
+
+def test_what_our_copy_of_fer2013_lacks_is_what_the_audit_counts() -> None:
+    audit = json.loads((ROOT / "docs" / "audits" / "fer2013.json").read_text(encoding="utf-8"))
+    lacking = 35_887 - sum(split["images"] for split in audit["splits"].values())
+    assert f"35,887 pictures, it lacks the {lacking} that" in card(CHECKPOINT)
+
+
+def test_the_card_is_of_the_data_that_was_trained_on(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "tiny", "my_faces", ("angry", "happy"))
+    shutil.copytree(CHECKPOINT / "results", folder / "results", dirs_exist_ok=True)
+    assert {each.dataset for each in read_results(folder).values()} == {"my_faces"}
+
+
+def test_readings_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = EvaluationResult.load(CHECKPOINT / "results" / "fer2013-test.json")
+    assert readings_phrase(result) == ", read once"
+    log = tmp_path / "readings.md"
+    monkeypatch.setattr("model_card.build.READINGS", log)
+    for count, phrase in ((1, ", read once"), (2, ", read 2 times")):
+        append_reading(log, replace(result, date=f"2026-11-2{count}T00:00:00+00:00"))
+        assert readings_phrase(result) == phrase
+    assert readings_phrase(replace(result, split="validation")) == ""
+
+
+def test_what_a_training_started_from_is_said(tmp_path: Path) -> None:
+    text, _ = built(make_folder(tmp_path / "one", "my_faces", ("angry", "happy")))
+    assert "trained from scratch on\nthe training split of my_faces." in text
+    text, _ = built(
+        make_folder(
+            tmp_path / "two",
+            "my_faces",
+            ("angry", "happy"),
+            start_from="checkpoints/first",
+            distillation={"teacher": "checkpoints/second", "weight": 0.5},
+        )
+    )
+    assert "from the weights of `checkpoints/first`" in text
+    assert "what `checkpoints/second` says" in text

@@ -21,6 +21,7 @@ from tests.tiny_checkpoint import make_checkpoint, make_data
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ROOT / "checkpoints" / "emosynthnet-small-fer2013"
+EVALUATION_FILE = ".eval_results/fer2013.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_true_card_passes(
         assert f"fer2013-{split}.json: 21 pictures evaluated again" in shown
 
 
-@pytest.mark.parametrize("path", ["README.md", build.EVALUATION_FILE])
+@pytest.mark.parametrize("path", ["README.md", EVALUATION_FILE])
 def test_one_digit_changed_in_a_card_fails(
     checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
@@ -77,7 +78,7 @@ def test_one_digit_changed_in_a_card_fails(
     assert path in shown and "1 differences" in shown
 
 
-@pytest.mark.parametrize("path", ["README.md", build.EVALUATION_FILE])
+@pytest.mark.parametrize("path", ["README.md", EVALUATION_FILE])
 def test_any_digit_of_our_card_is_noticed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = (OURS / path).read_text(encoding="utf-8")
@@ -149,6 +150,30 @@ def test_weights_of_other_values_change_what_is_found(
     assert run(checkpoint, data, "--split", "test") == 1
     shown = capsys.readouterr().out
     assert "views.single_crop.loss" in shown and "model_sha256" not in shown
+
+
+def test_other_data_is_named_and_not_the_model(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of the data set's name that lacks one test picture, and has the same validation."""
+    other = Path(shutil.copytree(data, tmp_path / "copies" / "fer2013"))
+    (other / "test" / "happy" / "0.png").unlink()
+    assert run(checkpoint, other) == 1
+    shown = capsys.readouterr().out
+    result = EvaluationResult.load(checkpoint / "results" / "fer2013-test.json")
+    assert f"fer2013-test.json was made on other data than {other}: on 21 pictures" in shown
+    assert f"fingerprint {result.data_sha256[:12]}, and there are 20 pictures" in shown
+    assert "says nothing about the model" in shown
+    assert "| where |" not in shown and "every number was found" not in shown
+    assert "fer2013-validation.json: 21 pictures evaluated again" in shown
+
+    # What can be checked without the data is.
+    value = str(result.views["single_crop"].accuracy)
+    change(checkpoint / "README.md", f"value: {value}", f"value: {other_digit(value)}")
+    assert run(checkpoint, other, "--split", "test") == 1
+    shown = capsys.readouterr().out
+    assert f"| {other_digit(value)} | {value} | 0 |" in shown and "1 differences" in shown
+    assert "fer2013-test.json was made on other data" in shown
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from emosynthnet_hf import (
     EmoSynthNetImageProcessor,
 )
 from emosynthnet_hf.data import EXPRESSIONS
-from emosynthnet_hf.evaluation import evaluate_checkpoint
+from emosynthnet_hf.evaluation import EvaluationResult, evaluate_checkpoint
 from model_card import build
 
 SIDE = 32
@@ -58,23 +59,34 @@ def make_weights(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
+def write_training(folder: Path, validation_sha256: str, **recipe: Any) -> None:
+    """What a training writes about itself beside the weights."""
+    (folder / "training").mkdir()
+    data = {"train": {"images": 21}, "validation": {"images": 21, "sha256": validation_sha256}}
+    for name, values in (
+        ("training_log", [{"epoch": 2.0, "run_seconds": 90.0}]),
+        ("environment", {"cores": 2, "bfloat16": True, "data": data}),
+    ):
+        path = folder / "training" / f"{name}.json"
+        path.write_text(json.dumps(values), encoding="utf-8")
+    recipe = {
+        "model": {"loss": "sce", "margin": "mam"},
+        "class_weights": "none",
+        "two_scale": None,
+    } | recipe
+    (folder / "training" / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+
 def make_checkpoint(folder: Path, data: Path) -> Path:
     """Weights with results on two splits of `data`, which must be called fer2013, and the card."""
     make_weights(folder)
     for split in ("validation", "test"):
         evaluate_checkpoint(folder, data, split, flip=True, progress=False)
-    (folder / "training").mkdir()
-    for name, values in (
-        ("training_log", [{"epoch": 2.0, "run_seconds": 90.0}]),
-        ("environment", {"cores": 2, "bfloat16": True}),
-    ):
-        path = folder / "training" / f"{name}.json"
-        path.write_text(json.dumps(values), encoding="utf-8")
-    recipe = {"model": {"loss": "sce", "margin": "mam"}, "class_weights": "none", "two_scale": None}
-    (folder / "training" / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    validation = EvaluationResult.load(folder / "results" / f"{data.name}-validation.json")
+    write_training(folder, validation.data_sha256)
     if build.main([str(folder)]):
         raise RuntimeError("the card could not be written")
     return folder
 
 
-__all__ = ["make_checkpoint", "make_data", "make_weights"]
+__all__ = ["make_checkpoint", "make_data", "make_weights", "write_training"]
