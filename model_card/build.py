@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -21,8 +22,9 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from safetensors import safe_open
 
-from emosynthnet_hf import EmoSynthNetConfig
-from emosynthnet_hf.evaluation import SINGLE_CROP, EvaluationResult
+from emosynthnet_hf import EmoSynthNetConfig, robustness
+from emosynthnet_hf.evaluation import FAITHFULNESS, SINGLE_CROP, EvaluationResult
+from emosynthnet_hf.robustness import RobustnessResult
 from facts import DataFacts, data_facts
 from plots import draw
 
@@ -290,13 +292,77 @@ def purpose(facts: DataFacts, test: EvaluationResult) -> str:
     )
 
 
-def start_phrase(recipe: dict[str, Any]) -> str:
-    """What the training started from, and who taught."""
-    start, distillation = recipe.get("start_from"), recipe.get("distillation")
-    phrase = f"from the weights of `{start}`" if start else "from scratch"
-    if distillation:
-        phrase += f", with labels blended with what `{distillation['teacher']}` says of them,"
-    return phrase
+@dataclass(frozen=True)
+class Round:
+    """One training: a checkpoint may go on from the weights of another."""
+
+    recipe: dict[str, Any]
+    epochs: int
+    minutes: int
+    machine: str
+
+
+def rounds(folder: Path) -> list[Round]:
+    """What was trained for a checkpoint, the first round first, as far as its own records and those
+    of the checkpoints in the repository that it started from tell.
+
+    Raises:
+        FileNotFoundError: training files are missing.
+    """
+    log: list[dict[str, Any]] = _read(folder / "training" / "training_log.json")
+    environment: dict[str, Any] = _read(folder / "training" / "environment.json")
+    recipe = yaml.safe_load((folder / "training" / "recipe.yaml").read_text(encoding="utf-8"))
+    numbers = "bfloat16 autocast" if environment["bfloat16"] else "float32"
+    latest = Round(
+        recipe,
+        round(log[-1]["epoch"]),
+        round(log[-1]["run_seconds"] / 60),
+        f"{environment['cores']} CPU cores, {numbers}",
+    )
+    start = recipe.get("start_from")
+    before = HERE.parent / start if start else None
+    return [*(rounds(before) if before and before.is_dir() else []), latest]
+
+
+def budget_sentence(trained: Sequence[Round]) -> str:
+    """What each round started from, whom it learnt from, and what it took."""
+    parts = []
+    for each in trained:
+        start, distillation = each.recipe.get("start_from"), each.recipe.get("distillation")
+        part = f"{each.epochs} epochs "
+        part += f"from the weights of `{start}`" if start else "from scratch"
+        if distillation:
+            part += f", towards labels blended with what `{distillation['teacher']}` says of them"
+        parts.append(f"{part}, {each.minutes} minutes ({each.machine})")
+    return "; then ".join(parts)
+
+
+def robustness_section(folder: Path, validation: EvaluationResult) -> str:
+    """Accuracy under corruptions, if it was measured with these weights; else ""."""
+    path = folder / "robustness" / f"{validation.split}.json"
+    if not path.is_file():
+        return ""
+    measured = RobustnessResult.load(path)
+    if measured.model_sha256 != validation.model_sha256:
+        return ""
+    picture = f"![Accuracy over the strength of each corruption](robustness/{validation.split}.png)"
+    return f"## What breaks it first\n\n{robustness.table(measured)}\n\n{picture}\n"
+
+
+def explanations_section(folder: Path, validation: EvaluationResult) -> str:
+    """Which of its heat maps fail a check of faithfulness, if that was measured with these weights;
+    else ""."""
+    path = folder / FAITHFULNESS
+    if not path.is_file() or _read(path)["model_sha256"] != validation.model_sha256:
+        return ""
+    failures: dict[str, list[str]] = _read(path)["failures"]
+    failed = [name for name, sentences in failures.items() if sentences]
+    return (
+        "## Are its heat maps faithful?\n\n"
+        f"Of {len(failures)} methods and layers, {len(failures) - len(failed)} passed every check "
+        f"by deletion, insertion and random weights. "
+        f"[faithfulness.md](faithfulness.md) says which failed what.\n"
+    )
 
 
 def duplicates_section(audit: dict[str, Any] | None) -> str:
@@ -359,13 +425,13 @@ def card(folder: Path) -> str:
     facts = data_facts(test.dataset, test.label_names)
     splits = {name: facts.splits.get(name, name) for name in ("train", *NEEDED_SPLITS)}
     audit = matching_audit(test, validation)
-    log: list[dict[str, Any]] = _read(folder / "training" / "training_log.json")
     environment: dict[str, Any] = _read(folder / "training" / "environment.json")
-    recipe = yaml.safe_load((folder / "training" / "recipe.yaml").read_text(encoding="utf-8"))
+    trained = rounds(folder)
+    recipe = trained[-1].recipe
     provenance = folder / "training" / "provenance.md"
     base = EmoSynthNetConfig.from_preset("base")
     width_percent = 100 * config.analysis_widths[0][0] // base.analysis_widths[0][0]
-    epochs = round(log[-1]["epoch"])
+    epochs = sum(each.epochs for each in trained)
     fold = recipe.get("data", {}).get("fold")
     where = splits["test"] if fold is None else f"{splits['test']} of fold {fold}"
     commands = [audit["command"]] if audit else []
@@ -381,17 +447,13 @@ def card(folder: Path) -> str:
         labels=", ".join(test.label_names),
         width_percent=width_percent,
         parameters_millions=f"{_count_parameters(folder / 'model.safetensors') / 1e6:.2f}",
-        start=start_phrase(recipe),
         title=facts.title,
         purpose=purpose(facts, test),
         licence=facts.licence,
         splits=_splits_sentence(splits, environment, results, facts.audited_copy if audit else ""),
         duplicates=duplicates_section(audit),
         recipe=recipe_rows(recipe),
-        epochs=epochs,
-        minutes=round(log[-1]["run_seconds"] / 60),
-        cores=environment["cores"],
-        numbers="bfloat16 autocast" if environment["bfloat16"] else "float32",
+        budget=budget_sentence(trained),
         provenance=provenance.read_text(encoding="utf-8").strip() if provenance.exists() else "",
         split_sentence=(
             f"{_split_name(splits, 'test')}, {test.num_samples:,} pictures{readings_phrase(test)}. "
@@ -405,6 +467,8 @@ def card(folder: Path) -> str:
         per_class=class_rows(test),
         confusion=confusion_table(test),
         temperature=test.temperature,
+        robustness=robustness_section(folder, validation),
+        explanations=explanations_section(folder, validation),
         claim=claim_section(facts, test, where, width_percent, epochs),
         commands="\n".join(commands),
         fingerprints=fingerprint_rows(validation, test),

@@ -44,6 +44,7 @@ RECORDS = (
     "images/*.png",
     "training/*",
     "faithfulness.*",
+    "robustness/*",
 )
 
 # What the card's example says about the folder, and what it says to strangers.

@@ -17,6 +17,7 @@ from PIL import Image
 
 from emosynthnet_hf.data import CIFAR10, EXPRESSIONS
 from emosynthnet_hf.evaluation import EvaluationResult, append_reading
+from emosynthnet_hf.robustness import CorruptionScores, RobustnessResult
 from emosynthnet_hf.scores import TwinScores, VoteCeiling, VoteScores, log_softmax, score
 from model_card.build import (
     card,
@@ -29,6 +30,7 @@ from model_card.build import (
     read_results,
     readings_phrase,
     recipe_rows,
+    rounds,
     with_figures,
 )
 from tests.tiny_checkpoint import make_weights, write_training
@@ -302,16 +304,54 @@ def test_readings_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_a_training_started_from_is_said(tmp_path: Path) -> None:
-    text, _ = built(make_folder(tmp_path / "one", "my_faces", ("angry", "happy")))
-    assert "trained from scratch on\nthe training split of my_faces." in text
-    text, _ = built(
-        make_folder(
-            tmp_path / "two",
-            "my_faces",
-            ("angry", "happy"),
-            start_from="checkpoints/first",
-            distillation={"teacher": "checkpoints/second", "weight": 0.5},
-        )
+    first = make_folder(tmp_path / "one", "my_faces", ("angry", "happy"))
+    text, _ = built(first)
+    alone = "2 epochs from scratch, 2 minutes (2 CPU cores, bfloat16 autocast)"
+    assert f"\n{alone}. One seed;" in text
+    second = make_folder(
+        tmp_path / "two",
+        "my_faces",
+        ("angry", "happy"),
+        start_from=str(first),
+        distillation={"teacher": "checkpoints/first", "weight": 0.5},
     )
-    assert "from the weights of `checkpoints/first`" in text
-    assert "what `checkpoints/second` says" in text
+    text, _ = built(second)
+    assert (
+        f"\n{alone}; then 2 epochs from the weights of `{first}`, towards labels blended with what "
+        f"`checkpoints/first` says of them, 2 minutes (2 CPU cores, bfloat16 autocast). One seed;"
+    ) in text
+    assert [each.epochs for each in rounds(second)] == [2, 2]
+
+
+def test_records_of_robustness_and_explanations_count_for_their_weights_only(
+    tmp_path: Path,
+) -> None:
+    folder = make_folder(tmp_path / "tiny", "my_faces", ("angry", "happy"))
+    assert "What breaks it first" not in card(folder) and "heat maps" not in card(folder)
+    validation = read_results(folder)["validation"]
+    measured = RobustnessResult(
+        **{
+            name: getattr(validation, name)
+            for name in ("checkpoint", "model_sha256", "dataset", "split", "data_sha256")
+        },
+        num_samples=2,
+        dtype="float32",
+        device="cpu",
+        accuracy=0.5,
+        corruptions={"blur": CorruptionScores("sigma", (1, 2, 3, 4, 5), (0.5, 0.4, 0.3, 0.2, 0.1))},
+        seed=0,
+        versions={},
+        command="python x",
+        date="2026-11-24T00:00:00+00:00",
+    )
+    checks = {"model_sha256": validation.model_sha256, "failures": {"one": [], "two": ["fails"]}}
+    measured.save(folder / "robustness" / "validation.json")
+    (folder / "faithfulness.json").write_text(json.dumps(checks))
+    text = card(folder)
+    assert "| blur | sigma | 50.0% (1) | 40.0% (2) |" in text
+    assert "![Accuracy over the strength of each corruption](robustness/validation.png)" in text
+    assert "Of 2 methods and layers, 1 passed every check" in text
+
+    replace(measured, model_sha256="other").save(folder / "robustness" / "validation.json")
+    (folder / "faithfulness.json").write_text(json.dumps(checks | {"model_sha256": "other"}))
+    assert "What breaks it first" not in card(folder) and "heat maps" not in card(folder)

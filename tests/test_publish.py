@@ -111,6 +111,7 @@ def test_a_model_is_pushed_whole_in_one_commit(hub: HubServer, checkpoint: Path)
         "image_processing_emosynthnet.py",
         "images/confusion-matrix.png",
         "images/reliability.png",
+        "images/risk-coverage.png",
         "margin_emosynthnet.py",
         "model.safetensors",
         "modeling_emosynthnet.py",
