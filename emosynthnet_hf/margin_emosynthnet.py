@@ -66,39 +66,48 @@ def mam_all(
     epsilon: float | Tensor = 0.2,
     maximum: float = 4.0,
     differentiable: bool = False,
+    target_only: bool = False,
 ) -> Tensor:
     """Figure 4.1 with the margin of [`mam`]: every class's own logit is lowered in its own ratio
     against the rest, and the K ratios are divided by their sum ("posterior normalisation"). Needs
-    no label: `targets` is not read.
+    no label: `targets` is not read unless `target_only`.
 
-    Arguments and return value as in [`mam`].
+    Arguments and return value as in [`mam`]. `target_only`, with targets (N, 1), returns the
+    target's own log-probability (N, 1), several times as fast as all K.
     """
-    margin = mam_margin(logits, epsilon=epsilon, maximum=maximum, differentiable=differentiable)
-    return _one_against_rest(logits, margin)
+    _check_range(epsilon, maximum)
+
+    def margin(largest: Tensor, log_mean_exp: Tensor, epsilon: float | Tensor) -> Tensor:
+        return _log_margin(largest if differentiable else largest.detach(), epsilon, maximum)
+
+    return _against_rest(logits, targets, epsilon, margin, target_only)
 
 
 def mam_figure(
-    logits: Tensor, targets: Tensor, *, epsilon: float | Tensor = 0.2, maximum: float = 4.0
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    epsilon: float | Tensor = 0.2,
+    maximum: float = 4.0,
+    target_only: bool = False,
 ) -> Tensor:
     """Figure 4.1 to the letter: clip before the log, base 10, and `exp m = mean(exp x) + log10 m`,
     on centred logits.
 
-    The margin is differentiated, as plain code would. Arguments and return value as in [`mam`].
+    The margin is differentiated, as plain code would. Arguments and return value as in [`mam_all`].
     """
     _check_range(epsilon, maximum)
-    centred = _centre(logits)
-    clipped = (centred.amax(dim=-1, keepdim=True) + epsilon).clamp(
-        torch.finfo(logits.dtype).tiny, maximum
-    )
-    log_mean_exp = torch.logsumexp(centred, dim=-1, keepdim=True) - math.log(logits.shape[-1])
-    # The mean of exp x is at least 1 for centred x and log10(clipped) above -1 for epsilon above
-    # 0.1, so their sum is positive; a smaller epsilon can make it negative, where the figure has no
-    # margin: bounded below by tiny.
-    share = (torch.log10(clipped) * torch.exp(-log_mean_exp)).clamp_min(
-        torch.finfo(logits.dtype).eps - 1
-    )
-    margin = log_mean_exp + torch.log1p(share)
-    return _one_against_rest(logits, margin)
+
+    def margin(largest: Tensor, log_mean_exp: Tensor, epsilon: float | Tensor) -> Tensor:
+        limits = torch.finfo(largest.dtype)
+        clipped = (largest + epsilon).clamp(limits.tiny, maximum)
+        # The mean of exp x is at least 1 for centred x and log10(clipped) above -1 for epsilon
+        # above 0.1, so their sum is positive; a smaller epsilon can make it negative, where the
+        # figure has no margin: bounded below by tiny.
+        share = (torch.log10(clipped) * torch.exp(-log_mean_exp)).clamp_min(limits.eps - 1)
+        return log_mean_exp + torch.log1p(share)
+
+    return _against_rest(logits, targets, epsilon, margin, target_only)
 
 
 def mam_verbatim(
@@ -111,11 +120,9 @@ def mam_verbatim(
     Arguments and return value as in [`mam`].
     """
     _check_range(epsilon, maximum)
-    largest = logits.amax(dim=-1, keepdim=True) + epsilon  # M_v, eq. 4.14
-    clipped = (
-        largest.clamp_min(torch.finfo(logits.dtype).tiny).log().clamp(0.0, maximum)
-    )  # M_l, M_c
-    margin = logits.mean(dim=-1, keepdim=True) + clipped  # M_U
+    largest, mean = _largest_and_mean(logits)
+    upper_limit = (largest + epsilon).clamp_min(torch.finfo(logits.dtype).tiny)  # M_v, eq. 4.14
+    margin = mean + upper_limit.log().clamp(0.0, maximum)  # M_U = Mean(x) + M_c
     return F.log_softmax(lower_target(logits, targets, margin), dim=-1)
 
 
@@ -148,9 +155,11 @@ def mam_margin(
     """The margin of [`mam`] and [`mam_all`], (N, 1), in [0, maximum] (eq. 4.14). Arguments as in
     [`mam`]."""
     _check_range(epsilon, maximum)
-    if not differentiable:
-        logits = logits.detach()
-    largest = logits.amax(dim=-1, keepdim=True) - logits.mean(dim=-1, keepdim=True)
+    largest, mean = _largest_and_mean(logits if differentiable else logits.detach())
+    return _log_margin(largest - mean, epsilon, maximum)
+
+
+def _log_margin(largest: Tensor, epsilon: float | Tensor, maximum: float) -> Tensor:
     # Largest centred logit >= 0 and epsilon > 0, so the logarithm's argument is positive.
     return (largest + epsilon).log().clamp(0.0, maximum)
 
@@ -162,21 +171,169 @@ def _check_range(epsilon: float | Tensor, maximum: float) -> None:
         raise ValueError(f"maximum must be above 0, got {maximum}")
 
 
-def _centre(logits: Tensor) -> Tensor:
-    return logits - logits.mean(dim=-1, keepdim=True)
+class _LargestAndMean(torch.autograd.Function):
+    """Autograd's own way looks for the largest again, in several passes over (N, K)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
+        largest, _, place = two_largest(logits)
+        ctx.save_for_backward(place)
+        ctx.shape = logits.shape
+        return largest, logits.mean(dim=-1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (place,) = ctx.saved_tensors
+        of_largest, of_mean = gradients
+        return (of_mean / ctx.shape[-1]).expand(ctx.shape).scatter_add(-1, place, of_largest)
 
 
-def _one_against_rest(logits: Tensor, margin: Tensor) -> Tensor:
-    """log of q_k / sum(q), where q_k = e^(z_k - m) / (e^(z_k - m) + sum over j != k of e^z_j)."""
-    log_p = F.log_softmax(logits, dim=-1)
-    # log(1 - p_k): log1p is exact where p_k <= 1/2, which holds for all classes but the largest;
-    # that one takes the sum over the others instead, so that nothing cancels when p rounds to 1.
-    largest = log_p.argmax(dim=-1, keepdim=True)
-    rest = torch.logsumexp(log_p.scatter(-1, largest, -torch.inf), dim=-1, keepdim=True)
-    log_not_p = torch.log1p(-log_p.scatter(-1, largest, -torch.inf).exp()).scatter(
-        -1, largest, rest
-    )
-    return F.log_softmax(F.logsigmoid(log_p - log_not_p - margin), dim=-1)
+def _largest_and_mean(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest and mean of the logits (N, K), (N, 1) each. Of equal ones the first gets the
+    gradient."""
+    if not logits.requires_grad:
+        return logits.amax(dim=-1, keepdim=True), logits.mean(dim=-1, keepdim=True)
+    largest, mean = _LargestAndMean.apply(logits)
+    return largest, mean
+
+
+def two_largest(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest, second largest and the largest's class, (N, 1) each, of values (N, K)."""
+    samples, classes = values.shape
+    if classes < 256:
+        first, place = values.max(dim=-1, keepdim=True)
+        return first, values.scatter(-1, place, -torch.inf).amax(dim=-1, keepdim=True), place
+    # `amax` is several times as fast as `max`, which keeps the place: `amax` of each block of
+    # classes, and `max` of the blocks and of one block only.
+    length = 2 * math.isqrt(classes)
+    if classes % length:
+        values = F.pad(values, (0, -classes % length), value=-torch.inf)
+    blocks = values.unflatten(-1, (-1, length))  # (N, K) -> (N, K / length, length)
+    tops = blocks.amax(dim=-1)
+    first, block = tops.max(dim=-1, keepdim=True)
+    inside = blocks[torch.arange(samples, device=values.device), block.squeeze(-1)]
+    place = inside.argmax(dim=-1, keepdim=True)
+    next_inside = inside.scatter(-1, place, -torch.inf).amax(dim=-1, keepdim=True)
+    second = tops.scatter(-1, block, next_inside).amax(dim=-1, keepdim=True)
+    return first, second, block * length + place
+
+
+# (largest centred logit, log of the mean of e^(centred logit), epsilon) -> margin, (N, 1) each
+_Margin = Callable[[Tensor, Tensor, float | Tensor], Tensor]
+
+
+def _against_rest(
+    logits: Tensor, targets: Tensor, epsilon: float | Tensor, margin: _Margin, target_only: bool
+) -> Tensor:
+    """log r (N, K), or log r_y (N, 1) of classes y (N, 1), where r_k = q_k / sum(q) and
+    q_k = e^(z_k - m) / (e^(z_k - m) + sum over j != k of e^z_j).
+
+    With p = softmax(z) and c = 1 - e^-m that is q_k e^m = p_k / (1 - c p_k). The largest class is
+    kept apart, in logarithms: nothing cancels where its p rounds to 1, and nothing is lost where
+    those of the others, b e_k with e_k at most 1, underflow.
+    """
+    if target_only:
+        epsilon = epsilon if isinstance(epsilon, Tensor) else logits.new_tensor(epsilon)
+        own: Tensor = _OwnAgainstRest.apply(logits, targets, epsilon, margin)
+        return own
+    place = two_largest(logits.detach())[2]
+    first, mean = logits.gather(-1, place), logits.mean(dim=-1, keepdim=True)
+    others = logits.scatter(-1, place, -torch.inf)
+    log_e = F.log_softmax(others, dim=-1)
+    log_odds = torch.logsumexp(others, dim=-1, keepdim=True) - first  # log((1 - p_1) / p_1)
+    log_mean_exp = first - mean + F.softplus(log_odds) - math.log(logits.shape[-1])
+    m = margin(first - mean, log_mean_exp, epsilon)
+    log_b = F.logsigmoid(log_odds)
+    bc = -torch.expm1(-m) * log_b.exp()
+    log_first = -torch.logaddexp(log_odds, -m)  # log(p_1 / (1 - c p_1))
+    log_others = log_b + log_e - torch.log1p(-bc * log_e.exp())
+    return F.log_softmax(log_others.scatter(-1, place, log_first), dim=-1)
+
+
+class _OwnAgainstRest(torch.autograd.Function):
+    """`_against_rest` at the targets' classes: fewer passes over (N, K), and no logarithm in
+    them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, classes: Tensor, epsilon: Tensor, margin: _Margin
+    ) -> Tensor:
+        first, second, place = two_largest(logits)
+        mean = logits.mean(dim=-1, keepdim=True)
+        e = (logits - second).mul_(1 / math.log(2)).exp2_().scatter_(-1, place, 0.0)
+        e_sum = e.sum(dim=-1, keepdim=True)
+        log_odds = second - first + e_sum.log()
+        log_mean_exp = first - mean + F.softplus(log_odds) - math.log(logits.shape[-1])
+        with torch.enable_grad():
+            read = [
+                item.detach().requires_grad_() for item in (first - mean, log_mean_exp, epsilon)
+            ]
+            margins = margin(*read)
+        m = margins.detach()
+        log_b = F.logsigmoid(log_odds) - e_sum.log()
+        bc = -torch.expm1(-m) * log_b.exp()
+        f = e.reciprocal().sub_(bc).reciprocal_()  # e / (1 - bc e)
+        f_sum = f.sum(dim=-1, keepdim=True)
+        log_first = -torch.logaddexp(log_odds, -m)
+        log_sum = torch.logaddexp(log_first, log_b + f_sum.log())
+        log_own = logits.gather(-1, classes) - second + log_b
+        log_own = log_own - torch.log1p(-bc * e.gather(-1, classes))
+        ctx.margin, ctx.margins = margin, (read, margins)
+        ctx.save_for_backward(
+            *(logits, classes, epsilon, place, e, e_sum, f, f_sum),
+            *(log_odds, log_b, bc, log_first, log_sum),
+        )
+        return torch.where(classes == place, log_first, log_own) - log_sum
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, classes, epsilon, place, e, e_sum, f, f_sum, *rows = ctx.saved_tensors
+        log_odds, log_b, bc, log_first, log_sum = rows
+        (gradient,) = gradients
+        if torch.is_grad_enabled():  # a second derivative is asked for: the plain formula's
+            all_own = _against_rest(logits, classes, epsilon, ctx.margin, target_only=False)
+            wanted = [i for i in (0, 2) if ctx.needs_input_grad[i]]
+            found = torch.autograd.grad(
+                all_own.gather(-1, classes),
+                [(logits, classes, epsilon)[i] for i in wanted],
+                gradient,
+                create_graph=True,
+                materialize_grads=True,
+            )
+            return tuple(dict(zip(wanted, found, strict=True)).get(i) for i in range(4))
+        read, margins = ctx.margins
+        m, b, first_p = margins.detach(), log_b.exp(), torch.sigmoid(-log_odds)
+        b_over_sum = (log_b - log_sum).exp()
+        f_own = f.gather(-1, classes)
+        f_squares = torch.linalg.vector_norm(f, dim=-1, keepdim=True).square()
+        is_first = classes == place
+        # [k = y] - r_k of the largest class, k = 1
+        of_first = torch.where(is_first, b_over_sum * f_sum, -(log_first - log_sum).exp())
+        # Times d log q_k / d log p_k = 1 / (1 - c p_k), in which 1 - p_1 is left out for k = 1
+        slope_first = of_first * torch.sigmoid(log_odds + m)
+        slope_own = torch.where(is_first, 0.0, 1 + bc * f_own)
+        slope_others = slope_own - b_over_sum * (f_sum + bc * f_squares)
+        # Times d log q_k / d m = p_k e^-m / (1 - c p_k)
+        slope_m = of_first * torch.sigmoid(-log_odds - m)
+        slope_m = slope_m + (log_b - m).exp() * (f_own - b_over_sum * f_squares)
+        of_largest, of_mean_exp, of_epsilon = torch.autograd.grad(
+            margins, read, gradient * slope_m, retain_graph=True, materialize_grads=True
+        )
+        # dz_k = g [k = y] / (1 - c p_k) + u f_k (1 + bc f_k) + v e_k - w / K of all but the largest
+        u = -gradient * b_over_sum
+        v = of_mean_exp * b - gradient * (slope_first / e_sum + b * slope_others)
+        w = of_largest + of_mean_exp
+        of_logits = (f * (bc * u)).add_(u).mul_(f).addcmul_(e, v).sub_(w / logits.shape[-1])
+        of_logits.scatter_add_(-1, classes, gradient * slope_own)
+        of_place = of_largest + first_p * (of_mean_exp - gradient * slope_others)
+        of_logits.scatter_add_(-1, place, of_place + gradient * slope_first)
+        return of_logits, None, of_epsilon, None
+
+
+def power_of_e(values: Tensor, times: float = 1.0) -> Tensor:
+    """e^(times * values), without a gradient. By exp2: torch's exp, where it is MKL's, takes twice
+    as long."""
+    return torch.mul(values, times / math.log(2)).exp2_()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -235,7 +392,7 @@ class _OwnAndSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        squares = (2 * log_probs).exp_()
+        squares = power_of_e(log_probs, 2)
         ctx.save_for_backward(log_probs, classes, squares)
         return log_probs.gather(-1, classes).squeeze(-1), squares.sum(dim=-1)
 
@@ -274,7 +431,7 @@ TARGET_ONLY_LOSSES: set[str] = {"ce"}
 TAKE_CLASSES: set[str] = {"none", "mam", "mam_all", "mam_figure", "mam_verbatim", "sce"}
 
 # Keyword arguments that [`MarginLoss`] passes itself, to functions that have them.
-_PASSED = ("norms", "progress")
+_PASSED = ("norms", "progress", "target_only")
 
 
 class MarginLoss(nn.Module):
@@ -338,7 +495,7 @@ class MarginLoss(nn.Module):
         # One evaluation each, so that values out of range are found here and not in the first
         # training step.
         targets = torch.eye(2, num_labels)
-        passed: dict[str, Any] = {"norms": torch.ones(1, 1), "progress": 0.0}
+        passed = {"norms": torch.ones(1, 1), "progress": 0.0, "target_only": False}
         for kind, name, functions, scores, kwargs in (
             ("margin", margin, MARGIN_FUNCTIONS, targets, self.margin_kwargs),
             ("loss", loss, LOSS_FUNCTIONS, F.log_softmax(targets, dim=-1), self.loss_kwargs),
@@ -396,8 +553,12 @@ class MarginLoss(nn.Module):
                 margin_targets = classes
         margin = _registered("margin", self.margin, MARGIN_FUNCTIONS)
         loss = _registered("loss", self.loss, LOSS_FUNCTIONS)
-        margin_kwargs = self.margin_kwargs | self._passed("margin", norms)
-        loss_kwargs = self.loss_kwargs | self._passed("loss", norms)
+        # A loss that reads the label's log-probability alone.
+        own_alone = (
+            classes is not None and self.loss in TARGET_ONLY_LOSSES and self.label_smoothing == 0
+        )
+        margin_kwargs = self.margin_kwargs | self._passed("margin", norms, own_alone)
+        loss_kwargs = self.loss_kwargs | self._passed("loss", norms, own_alone)
         if self.raw_epsilon is not None:
             margin_kwargs = margin_kwargs | {"epsilon": F.softplus(self.raw_epsilon)}
 
@@ -407,8 +568,10 @@ class MarginLoss(nn.Module):
                 targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[-1]
             )
             losses = loss(log_probs, smoothed, **loss_kwargs)
-        elif self.loss in TARGET_ONLY_LOSSES and classes is not None:
-            own = log_probs.gather(-1, classes)  # (N, K) -> (N, 1)
+        elif classes is not None and own_alone:
+            own = log_probs
+            if not margin_kwargs.get("target_only"):
+                own = log_probs.gather(-1, classes)  # (N, K) -> (N, 1)
             losses = loss(own, torch.ones_like(own), **loss_kwargs)
         elif self.loss in TAKE_CLASSES and classes is not None:
             losses = loss(log_probs, classes, **loss_kwargs)
@@ -428,10 +591,11 @@ class MarginLoss(nn.Module):
             return mean
         return mean * (labels.numel() / num_items_in_batch)
 
-    def _passed(self, kind: str, norms: Tensor | None) -> dict[str, Any]:
+    def _passed(self, kind: str, norms: Tensor | None, target_only: bool) -> dict[str, Any]:
+        values = {"norms": norms, "progress": self.progress, "target_only": target_only}
         passed: dict[str, Any] = {}
         for key in self._asks[kind]:
-            value = norms if key == "norms" else self.progress
+            value = values[key]
             if value is None and key == "norms":
                 raise ValueError(f"the margin {self.margin!r} needs norms, got None")
             if value is None:
@@ -515,5 +679,7 @@ __all__ = [
     "mam_verbatim",
     "no_margin",
     "own_and_squares",
+    "power_of_e",
     "sce",
+    "two_largest",
 ]

@@ -363,19 +363,55 @@ def test_loss_passes_gradcheck(name: str, kwargs: dict[str, Any], soft: bool) ->
     assert torch.autograd.gradcheck(loss, log_probs)
 
 
-@pytest.mark.parametrize("name", ["sce", "mse", "dwb"])
-def test_the_closed_forms_of_hard_labels_pass_gradcheck_twice(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("sce", {}),
+        ("mse", {}),
+        ("dwb", {"class_counts": [10, 200, 1, 0, 37]}),
+        ("mixed_ce", {"progress": 0.8}),
+        ("real_world_ce", {"false_negative_costs": 2.0, "false_positive_costs": 0.25}),
+        ("real_world_ce", COSTS),
+    ],
+)
+def test_the_closed_forms_of_hard_labels_pass_gradcheck_twice(
+    name: str, kwargs: dict[str, Any]
+) -> None:
     # Probabilities that sum to 1, as the closed forms take for granted.
     cosines, norms, targets = batch(4, 5, seed=4)
     classes = targets.argmax(dim=1, keepdim=True)
 
     def loss(logits: Tensor, targets: Tensor = classes) -> Tensor:
-        return LOSS_FUNCTIONS[name](logits.log_softmax(dim=1), targets)
+        return LOSS_FUNCTIONS[name](logits.log_softmax(dim=1), targets, **kwargs)
 
     logits = (cosines * norms).requires_grad_()
     torch.testing.assert_close(loss(logits), loss(logits, targets), rtol=1e-10, atol=1e-12)
     assert torch.autograd.gradcheck(loss, logits)
     assert torch.autograd.gradgradcheck(loss, logits)
+
+
+def test_real_world_of_many_classes_keeps_its_digits_in_float32() -> None:
+    logits = torch.randn(3, 10_000, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0], [17], [9_999]])
+    values, gradients = [], []
+    for dtype in (torch.float32, torch.float64):
+        given = logits.to(dtype).requires_grad_()
+        value = LOSS_FUNCTIONS["real_world_ce"](given.log_softmax(dim=1), labels).sum()
+        values.append(value.double())
+        gradients.append(torch.autograd.grad(value, given)[0].double())
+    torch.testing.assert_close(*values, rtol=1e-5, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("gap", [18.0, 1e4])
+def test_real_world_bounds_a_wrong_answer_that_rounds_to_certain(gap: float) -> None:
+    logits = torch.tensor([[gap, 0.0, 0.0]], requires_grad=True)
+    for targets in (torch.tensor([[1]]), torch.tensor([[0.0, 1.0, 0.0]])):
+        value = LOSS_FUNCTIONS["real_world_ce"](logits.log_softmax(dim=1), targets)
+        # The largest float32 below 1 is 1 - 2^-24.
+        assert value.item() == pytest.approx(gap + 24 * math.log(2), rel=1e-6)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert torch.isfinite(gradient).all()
 
 
 def test_sce_of_two_classes_keeps_its_digits_where_it_is_confidently_wrong() -> None:

@@ -23,6 +23,7 @@ from emosynthnet_hf.margin_emosynthnet import (
     mam_verbatim,
     no_margin,
     sce,
+    two_largest,
 )
 from tests.reference import margins as reference
 
@@ -373,6 +374,113 @@ def test_differentiable_changes_the_gradient_and_not_the_value(margin: str) -> N
     (gradient_off,) = torch.autograd.grad(cross_entropy(off, targets).sum(), logits)
     (gradient_on,) = torch.autograd.grad(cross_entropy(on, targets).sum(), logits)
     assert not torch.allclose(gradient_off, gradient_on, atol=1e-3)
+
+
+# --- the target's log-probability alone ---------------------------------------------------------
+
+ALONE: list[tuple[str, dict[str, Any]]] = [
+    ("mam_all", {}),
+    ("mam_all", {"differentiable": True}),
+    ("mam_figure", {}),
+]
+
+
+def both(
+    margin: str, logits: Tensor, classes: Tensor, epsilon: Tensor, kwargs: dict[str, Any]
+) -> list[Tensor]:
+    """The target's log-probability (N, 1): alone, and of all K."""
+    function = MARGIN_FUNCTIONS[margin]
+    alone = function(logits, classes, epsilon=epsilon, target_only=True, **kwargs)
+    return [alone, function(logits, classes, epsilon=epsilon, **kwargs).gather(-1, classes)]
+
+
+@pytest.mark.parametrize(("margin", "kwargs"), ALONE)
+@pytest.mark.parametrize("scale", [0.0, 0.1, 1.0, 5.0, 40.0, 1000.0])
+@pytest.mark.parametrize(("samples", "classes"), [(1, 2), (9, 7), (2, 1000)])
+def test_target_alone_agrees_with_oracle_and_its_gradient_with_that_of_all(
+    margin: str, kwargs: dict[str, Any], scale: float, samples: int, classes: int
+) -> None:
+    logits, targets = batch(samples, classes, scale)
+    labels = targets.argmax(dim=1, keepdim=True)
+    labels[0] = logits[0].argmax()  # the largest class has formulas of its own
+    logits.requires_grad_()
+    epsilon = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    alone, of_all = both(margin, logits, labels, epsilon, kwargs)
+    want = expected(margin, logits, one_hot(labels.squeeze(-1), classes), epsilon=0.3)
+    torch.testing.assert_close(alone, want.gather(-1, labels), rtol=1e-12, atol=1e-10)
+    weights = torch.linspace(0.5, 2, samples, dtype=torch.float64).unsqueeze(-1)
+    gradients = [
+        torch.autograd.grad((weights * own).sum(), [logits, epsilon]) for own in (alone, of_all)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("margin", "kwargs"), ALONE)
+def test_target_alone_passes_gradcheck_twice(margin: str, kwargs: dict[str, Any]) -> None:
+    logits, targets = batch(4, 5, 2.0, seed=5)
+    labels = targets.argmax(dim=1, keepdim=True)
+    labels[0] = logits[0].argmax()
+    labels[1] = logits[1].argmin()
+    epsilon = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+
+    def own(logits: Tensor, epsilon: Tensor) -> Tensor:
+        return both(margin, logits, labels, epsilon, kwargs)[0]
+
+    inputs = (logits.requires_grad_(), epsilon)
+    if margin == "mam_figure" or kwargs:  # else the margin's part is left out on purpose
+        assert torch.autograd.gradcheck(own, inputs)
+        assert torch.autograd.gradgradcheck(own, inputs)
+    products = []
+    for value in both(margin, logits, labels, epsilon, kwargs):
+        first = torch.autograd.grad(value.sum(), inputs, create_graph=True)
+        length = sum(gradient.square().sum() for gradient in first)
+        assert isinstance(length, Tensor)
+        products.append(torch.autograd.grad(length, inputs))
+    torch.testing.assert_close(*products, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("margin", "kwargs"), ALONE)
+def test_target_alone_keeps_its_digits_in_float32(margin: str, kwargs: dict[str, Any]) -> None:
+    # The largest p rounds to 1, the others underflow, and -1e4 makes the figure's margin larger
+    # than the distance of the first two.
+    rows = [[1e4, 0.0, -3.0, 5.0], [150.0, 0.0, 1.0, -1e4], [30.0, 0.0, 1.0, 2.0], [1e4] * 4]
+    for label in range(4):
+        labels = torch.full((4, 1), label)
+        values, gradients = [], []
+        for dtype in (torch.float32, torch.float64):
+            logits = torch.tensor(rows, dtype=dtype, requires_grad=True)
+            epsilon = torch.tensor(0.2, dtype=dtype)
+            own = both(margin, logits, labels, epsilon, kwargs)[0]
+            values.append(own.double())
+            gradients.append(torch.autograd.grad(own.sum(), logits)[0].double())
+        want = expected(margin, torch.tensor(rows).double(), one_hot(labels.squeeze(-1), 4))
+        torch.testing.assert_close(values[1], want.gather(-1, labels), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("margin", ["mam", "mam_verbatim"])
+def test_margin_of_largest_and_mean_passes_gradcheck_twice(margin: str) -> None:
+    logits, targets = batch(4, 5, 2.0, seed=5)
+    kwargs = {"differentiable": True} if margin == "mam" else {}
+
+    def own(logits: Tensor) -> Tensor:
+        return MARGIN_FUNCTIONS[margin](logits, targets.argmax(dim=1, keepdim=True), **kwargs)
+
+    assert torch.autograd.gradgradcheck(own, logits.requires_grad_())
+
+
+@pytest.mark.parametrize("classes", [2, 7, 255, 256, 1000, 1003])
+def test_two_largest_are_those_of_topk(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Whole numbers, so that the largest are often equal; -inf is what is padded with.
+    values = torch.randint(-3, 100, (200, classes), generator=generator).float()
+    values[0] = -torch.inf
+    values[0, -1] = 1.0
+    values[1, :-1], values[1, -1] = 0.0, 5.0
+    first, second, place = two_largest(values)
+    assert torch.equal(torch.cat([first, second], dim=-1), values.topk(2).values)
+    assert torch.equal(place.squeeze(-1), values.argmax(dim=-1))
 
 
 # --- losses -------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ LOSS_FUNCTIONS.update(
     }
 )
 TAKE_CLASSES.update({"sm", "l", "a", "am", "double_am", "aam", "dam"})
-TAKE_CLASSES.update({"mse", "mixed_ce", "active_passive", "dwb"})
+TAKE_CLASSES.update({"mse", "mixed_ce", "active_passive", "dwb", "real_world_ce"})
 TARGET_ONLY_LOSSES.update({"focal", "gce", "truncated_gce", "symmetric_ce", "sample_ratio"})
 
 __all__ = [

@@ -1,5 +1,7 @@
 """Dynamically weighted balanced loss: rare classes weigh more, the more the worse predicted."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -30,14 +32,7 @@ def dynamically_weighted(
     if class_counts is None:
         weights = log_probs.new_ones(log_probs.shape[-1])
     else:
-        counts = log_probs.new_tensor(class_counts)
-        if len(class_counts) != log_probs.shape[-1] or (counts < 0).any():
-            raise ValueError(
-                f"class_counts must be {log_probs.shape[-1]} numbers of at least 0, one a class, "
-                f"got {class_counts}"
-            )
-        counts = counts.clamp_min(1)
-        weights = torch.log(counts.max() / counts) + 1  # eq. 2.10
+        weights = _weights(tuple(class_counts), log_probs.shape[-1]).to(log_probs)
     if targets.is_floating_point():
         probs = log_probs.exp()
         weighted = -(weights.pow(1 - probs) * targets * log_probs)
@@ -45,6 +40,18 @@ def dynamically_weighted(
     log_own, squares = own_and_squares(log_probs, targets)
     weighted = -weights[targets.squeeze(-1)].pow(1 - log_own.exp()) * log_own
     return weighted + 1 - squares  # eq. 2.9, where p sums to 1
+
+
+@lru_cache(maxsize=8)  # of thousands of classes a list takes longer to read than to compute with
+def _weights(class_counts: tuple[int, ...], classes: int) -> Tensor:
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    if len(class_counts) != classes or (counts < 0).any():
+        raise ValueError(
+            f"class_counts must be {classes} numbers of at least 0, one a class, "
+            f"got {list(class_counts)}"
+        )
+    counts = counts.clamp_min(1)
+    return torch.log(counts.max() / counts) + 1  # eq. 2.10
 
 
 __all__ = ["dynamically_weighted"]

@@ -1,8 +1,9 @@
 """Mixed cross-entropy: the model's own answer counts more as training goes on."""
 
+import torch
 from torch import Tensor
 
-from ..margin_emosynthnet import cross_entropy
+from ..margin_emosynthnet import cross_entropy, two_largest
 
 
 def mixed(log_probs: Tensor, targets: Tensor, *, progress: float, maximum: float = 0.5) -> Tensor:
@@ -25,8 +26,13 @@ def mixed(log_probs: Tensor, targets: Tensor, *, progress: float, maximum: float
     if not 0 <= maximum <= 1:
         raise ValueError(f"maximum must be in [0, 1], got {maximum}")
     share = maximum * progress  # alpha_i
-    best = log_probs.gather(-1, log_probs.detach().argmax(dim=-1, keepdim=True)).squeeze(-1)
-    return (1 - share) * cross_entropy(log_probs, targets) - share * best  # eq. 2.7
+    best = two_largest(log_probs.detach())[2]
+    if targets.is_floating_point():
+        own = -cross_entropy(log_probs, targets)
+        log_best = log_probs.gather(-1, best).squeeze(-1)
+    else:  # one look-up for both: its gradient is a pass over (N, K)
+        own, log_best = log_probs.gather(-1, torch.cat([targets, best], dim=-1)).unbind(dim=-1)
+    return -(1 - share) * own - share * log_best  # eq. 2.7
 
 
 __all__ = ["mixed"]
