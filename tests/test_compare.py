@@ -183,6 +183,10 @@ def count_training_steps(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = 
     return steps
 
 
+def folders(inside: Path) -> list[str]:
+    return [path.name for path in inside.iterdir() if path.is_dir()]
+
+
 def test_a_stopped_comparison_goes_on_to_the_same_results(
     compared: dict[str, Any], faces: Path, recipe: str, tmp_path: Path
 ) -> None:
@@ -197,7 +201,7 @@ def test_a_stopped_comparison_goes_on_to_the_same_results(
     stored = json.loads(results.read_text())
     assert [(pair["pair"], len(pair["runs"])) for pair in stored["pairs"]] == [("none/ce", 1)]
     first, second = (output / name for name in ("none-ce-seed5", "am-mixed_ce-seed5"))
-    assert [path.name for path in output.glob("*/")] == [second.name]
+    assert folders(output) == [second.name]
     assert [path.name for path in second.glob("checkpoint-*")] == ["checkpoint-3"]
     (second / "checkpoint-6").mkdir()  # stopped while it saved: no state in it
     first.mkdir()  # stopped after the results were written, before the folder was removed
@@ -207,7 +211,7 @@ def test_a_stopped_comparison_goes_on_to_the_same_results(
         steps = count_training_steps(patch)
         assert main(command) == 0
     assert steps == [3, 4, 5] + 4 * [0, 1, 2, 3, 4, 5]
-    assert not list(output.glob("*/"))
+    assert not folders(output)
     reference = compared["output"] / "comparison.json"
     assert_near(without_times(results), without_times(reference))
 
@@ -270,7 +274,7 @@ def test_results_of_another_recipe_or_of_other_data_are_left_alone(
     assert main([*command, "--data", str(black_pictures)]) == 1
     assert "comparison.json was made with other data" in capsys.readouterr().err
     assert results.read_bytes() == before
-    assert not list((tmp_path / "runs").glob("*/"))
+    assert not folders(tmp_path / "runs")
 
 
 def test_an_unfinished_run_of_another_recipe_or_of_other_data_is_left_alone(
@@ -372,7 +376,7 @@ def test_a_margin_that_the_network_cannot_have_is_named_before_training(
     command += ["--output", str(tmp_path / "runs"), "--pairs", "none/ce,am/ce"]
     assert main(command) == 1
     assert "classifier must be 'linear', got 'cosine' for margin 'am'" in capsys.readouterr().err
-    assert not list((tmp_path / "runs").glob("*/"))
+    assert not folders(tmp_path / "runs")
 
 
 def test_every_margin_is_tried_with_every_loss() -> None:
