@@ -129,6 +129,7 @@ DATA: dict[str, Callable[[Path], None]] = {
     "ckplus-last-frames": write_ckplus_last_frames,
     "fer2013": write_fer2013,
     "fer2013-two-cores": write_fer2013,
+    "fer2013-two-cores-second": write_fer2013,
     "mnist": write_mnist,
     "rafdb": write_rafdb,
     "svhn": write_svhn,
@@ -162,10 +163,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(name: str, checkpoint: Path, *others: str) -> list[str]:
     """Overrides that make a recipe small."""
-    if load_recipe(RECIPES / f"{name}.yaml").start_from is None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    if recipe.start_from is None:
         others += tuple(f"model.{field}={json.dumps(width)}" for field, width in TINY.items())
     else:
         others += (f"start_from={checkpoint}",)
+    if recipe.distillation is not None:
+        others += (f"distillation.teacher={checkpoint}",)
     return [part for value in ("training.num_train_epochs=1", *others) for part in ("--set", value)]
 
 
