@@ -216,6 +216,9 @@ def make_folder(folder: Path, dataset: str, names: Sequence[str], **recipe: Any)
             label_names=tuple(names),
             views={"single_crop": score(logits, labels, names)},
             command=f"python -m emosynthnet_hf.evaluation {folder} --data {dataset}",
+            twins=None,
+            votes=None,
+            vote_ceiling=None,
         )
         result.save(folder / "results" / f"{dataset.replace('/', '--')}-{split}.json")
     write_training(folder, hashlib.sha256(f"{dataset} validation".encode()).hexdigest(), **recipe)
