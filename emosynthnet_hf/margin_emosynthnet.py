@@ -260,7 +260,7 @@ class _OwnAgainstRest(torch.autograd.Function):
     ) -> Tensor:
         first, second, place = two_largest(logits)
         mean = logits.mean(dim=-1, keepdim=True)
-        e = (logits - second).mul_(1 / math.log(2)).exp2_().scatter_(-1, place, 0.0)
+        e = power_of_e(logits - second).scatter_(-1, place, 0.0)
         e_sum = e.sum(dim=-1, keepdim=True)
         log_odds = second - first + e_sum.log()
         log_mean_exp = first - mean + F.softplus(log_odds) - math.log(logits.shape[-1])
