@@ -353,9 +353,10 @@ def explanations_section(folder: Path, validation: EvaluationResult) -> str:
     """Which of its heat maps fail a check of faithfulness, if that was measured with these weights;
     else ""."""
     path = folder / FAITHFULNESS
-    if not path.is_file() or _read(path)["model_sha256"] != validation.model_sha256:
+    record: dict[str, Any] = _read(path) if path.is_file() else {}
+    if record.get("model_sha256") != validation.model_sha256:
         return ""
-    failures: dict[str, list[str]] = _read(path)["failures"]
+    failures: dict[str, list[str]] = record["failures"]
     failed = [name for name, sentences in failures.items() if sentences]
     return (
         "## Are its heat maps faithful?\n\n"
@@ -431,7 +432,8 @@ def card(folder: Path) -> str:
     provenance = folder / "training" / "provenance.md"
     base = EmoSynthNetConfig.from_preset("base")
     width_percent = 100 * config.analysis_widths[0][0] // base.analysis_widths[0][0]
-    epochs = sum(each.epochs for each in trained)
+    # Rounds on other data, as of a checkpoint for FER-2013 that CK+ starts from, are not counted.
+    epochs = sum(each.epochs for each in trained if _data_id(each) == _data_id(trained[-1]))
     fold = recipe.get("data", {}).get("fold")
     where = splits["test"] if fold is None else f"{splits['test']} of fold {fold}"
     commands = [audit["command"]] if audit else []
@@ -554,6 +556,12 @@ def _splits_sentence(
         audited_copy,
     ]
     return "\n".join(each for each in sentences if each)
+
+
+def _data_id(trained: Round) -> str | None:
+    """Of the data set that a round's recipe names."""
+    found: str | None = trained.recipe.get("data", {}).get("id")
+    return found
 
 
 def _read(path: Path) -> Any:

@@ -4,8 +4,8 @@
     python model_card/verify.py OWNER/NAME --data PATH
 
 PATH is the data that the results were made on, a folder or a Hub id. The card says how many
-pictures each split has and gives its fingerprint. A copy of the same name may be other data: that
-of checkpoints/emosynthnet-small-fer2013 has 3,573 test pictures, the Hub's AutumnQiu/fer2013 3,589.
+pictures each split has and gives its fingerprint. A copy of the same name may be other data: the
+Hub's AutumnQiu/fer2013 has pictures that the data of checkpoints/emosynthnet-small-fer2013 lacks.
 
 1. The SHA-256 of the weights must be the one in every results file.
 2. Every number in the card and in the Hub's evaluation files must be the one that

@@ -326,6 +326,17 @@ def test_what_a_training_started_from_is_said(tmp_path: Path) -> None:
     assert [each.epochs for each in rounds(second)] == [2, 2]
 
 
+def test_epochs_on_other_data_are_not_counted_to_the_claim(tmp_path: Path) -> None:
+    fer = make_folder(tmp_path / "fer", "fer2013", EXPRESSIONS, data={"id": "AutumnQiu/fer2013"})
+    more = {"data": {"id": "AutumnQiu/fer2013"}, "start_from": str(fer)}
+    assert "| epochs | 100 | 4 |" in card(
+        make_folder(tmp_path / "again", "fer2013", EXPRESSIONS, **more)
+    )
+    more["data"] = {"id": "ckplus"}
+    text = card(make_folder(tmp_path / "ckplus", "ckplus", EXPRESSIONS, **more))
+    assert "| epochs | 100 | 2 |" in text and "on nothing else" not in text
+
+
 def test_records_of_robustness_and_explanations_count_for_their_weights_only(
     tmp_path: Path,
 ) -> None:
