@@ -22,6 +22,7 @@ class Augmentation:
         brightness: added to all pixels, drawn from [-brightness, brightness], in [0, 1].
         contrast: differences from the picture's mean are multiplied by a factor drawn from
             [1 - contrast, 1 + contrast], in [0, 1].
+        noise: standard deviations of Gaussian noise are drawn from [0, noise], in [0, 1].
         erasing: probability of filling one rectangle with noise, in [0, 1] (Zhong et al., 2017).
 
     Raises:
@@ -35,6 +36,7 @@ class Augmentation:
     shift: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    noise: float = 0.0
     erasing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ def augment(
     images: Tensor, augmentation: Augmentation, generator: torch.Generator | None = None
 ) -> Tensor:
     """Flip, zoom, shear, rotate and shift by one bilinear resampling, then contrast and brightness,
-    then random erasing.
+    then noise, then random erasing.
 
     Pixels from beyond the picture repeat its edge, which leaves no black corners to learn from.
 
@@ -87,6 +89,10 @@ def augment(
     brightness = around(0, augmentation.brightness).view(-1, 1, 1, 1)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = ((images - mean) * contrast + mean + brightness).clamp(0, 1)
+    if augmentation.noise > 0:
+        normal = torch.randn(images.shape, generator=generator, device=images.device)
+        deviation = draw(0, augmentation.noise).view(-1, 1, 1, 1)
+        images = (images + deviation * normal).to(images.dtype).clamp(0, 1)
     if augmentation.erasing == 0:
         return images
 

@@ -108,6 +108,23 @@ def test_brightness_and_contrast_by_hand() -> None:
     assert 0.7 - 1e-6 <= (got.amax(dim=(1, 2, 3)) - got.amin(dim=(1, 2, 3))).min() < 0.75
 
 
+def test_noise_is_gaussian_with_a_deviation_of_its_own_for_each_picture() -> None:
+    grey = torch.full((400, 1, 24, 24), 0.5)
+    got = augment(grey, Augmentation(noise=0.1), torch.Generator().manual_seed(0)) - 0.5
+    assert abs(got.mean().item()) < 0.001
+    # Uniform on [0, 0.1], each known to 3 % from its 576 pixels: mean 0.05, deviation 0.1 / 12^0.5.
+    deviations = got.std(dim=(1, 2, 3))
+    assert deviations.max() < 0.112
+    assert abs(deviations.mean().item() - 0.05) < 4 * (0.1 / 12**0.5) / 400**0.5
+    assert abs(deviations.std().item() - 0.1 / 12**0.5) < 0.004
+    # Of a normal distribution 68.27 % lie within one deviation, of a uniform one 57.7 %.
+    within = (got.abs() < deviations.view(-1, 1, 1, 1)).float().mean().item()
+    assert abs(within - 0.6827) < 0.005
+    black = augment(torch.zeros(8, 1, 4, 4), Augmentation(noise=0.5))
+    assert black.min() == 0
+    assert 0 < black.max() <= 1
+
+
 def test_half_of_the_pictures_are_flipped() -> None:
     images = pictures(1, 8).float().expand(2000, -1, -1, -1)
     got = augment(images, Augmentation(flip=0.5), torch.Generator().manual_seed(0))
@@ -162,7 +179,7 @@ def test_mixup_blends_pictures_and_targets_by_the_same_share() -> None:
 
 def test_a_generator_repeats_its_draws() -> None:
     images = pictures(4).float()
-    everything = Augmentation(0.5, 0.2, 0.2, 10.0, 0.1, 0.2, 0.2, 0.5)
+    everything = Augmentation(0.5, 0.2, 0.2, 10.0, 0.1, 0.2, 0.2, 0.1, 0.5)
     first, second, third = (
         augment(images, everything, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 
 import compare
-from compare import Choice, Pair, main, margins_by_class, parse_pairs, spread
+from compare import Choice, Pair, main, margins_by_class, parse_pairs, read_results, spread
 from emosynthnet_hf.losses import ProgressCallback
 from emosynthnet_hf.margin_emosynthnet import MarginLoss
 from recipe import load_recipe
@@ -275,6 +276,20 @@ def test_results_of_another_recipe_or_of_other_data_are_left_alone(
     assert "comparison.json was made with other data" in capsys.readouterr().err
     assert results.read_bytes() == before
     assert not folders(tmp_path / "runs")
+
+
+def test_results_from_before_a_setting_came_are_gone_on_with(
+    compared: dict[str, Any], recipe: str, tmp_path: Path
+) -> None:
+    stored = json.loads((compared["output"] / "comparison.json").read_text())
+    del stored["recipe"]["ema_decay"]
+    del stored["recipe"]["augmentation"]["noise"]
+    older = tmp_path / "comparison.json"
+    older.write_text(json.dumps(stored))
+    ours = replace(load_recipe(Path(recipe)), model=stored["recipe"]["model"])
+    assert read_results(older, ours) == stored
+    with pytest.raises(ValueError, match=r"differs in ema_decay: give another --results"):
+        read_results(older, replace(ours, ema_decay=0.9))
 
 
 def test_an_unfinished_run_of_another_recipe_or_of_other_data_is_left_alone(

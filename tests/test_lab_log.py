@@ -59,6 +59,39 @@ def test_the_first_of_a_group_is_what_the_others_are_compared_with(
     assert "other: Without a margin it is better." in (tmp_path / "lab-log.md").read_text()
 
 
+def test_a_setting_that_came_later_is_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_log, "LOG", tmp_path / "lab-log.json")
+    for name in ("old", "new"):
+        folder = run(tmp_path / name, [0.30], finished=True)
+        assert lab_log.main([str(folder), "--group", "a"]) == 0
+        if name == "old":
+            (known,) = json.loads(lab_log.LOG.read_text())
+            del known["recipe"]["ema_decay"]
+            del known["recipe"]["augmentation"]["noise"]
+            lab_log.LOG.write_text(json.dumps([known]))
+    assert "| new | nothing | 1 of 2 |" in (tmp_path / "lab-log.md").read_text()
+
+
+def test_the_baseline_may_come_after_what_is_compared_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab_log, "LOG", tmp_path / "lab-log.json")
+    for name, group, margin, accuracy, more in (
+        ("apart", "another", "none", 0.25, []),
+        ("other", "a", "none", 0.35, []),
+        ("plain", "a", "mam", 0.30, ["--baseline"]),
+    ):
+        folder = run(tmp_path / name, [accuracy], finished=True, model={"margin": margin})
+        assert lab_log.main([str(folder), "--group", group, *more]) == 0
+    names = [known["name"] for known in json.loads(lab_log.LOG.read_text())]
+    assert names == ["apart", "plain", "other"]
+    page = (tmp_path / "lab-log.md").read_text()
+    assert "| plain | (the baseline) |" in page
+    assert "| other | model.margin none | 1 of 2 | 2 | 2 | 35.00 % | +5.00 |" in page
+
+
 def test_a_run_that_is_added_again_takes_its_own_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

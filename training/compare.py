@@ -40,7 +40,7 @@ from emosynthnet_hf.margin_emosynthnet import (
     mam_margin,
 )
 from lab_log import differences
-from recipe import Recipe, load_recipe
+from recipe import Recipe, load_recipe, recipe_from
 from train import (
     epoch_rows,
     fit,
@@ -213,7 +213,9 @@ def read_results(path: Path, recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         return {}
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    changed = differences(json.loads(json.dumps(asdict(recipe))), stored["recipe"])
+    # Through the recipe, which knows the defaults of settings that came after the file.
+    before = recipe_from(stored["recipe"], str(path))
+    changed = differences(asdict(recipe), asdict(before))
     if changed:
         raise ValueError(
             f"{path} holds a comparison by another recipe, it differs in {', '.join(changed)}: "

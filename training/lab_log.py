@@ -4,7 +4,8 @@
 
 RUN is a folder that `training/train.py` wrote, finished or stopped. Its recipe, budget and
 validation accuracy by epoch go into docs/lab-log.json, from which docs/lab-log.md is written. The
-first run of a group is what the others of that group are compared with. Test splits are never read.
+first run of a group, or the one with --baseline, is what the others of that group are compared
+with. Test splits are never read.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recipe import load_recipe
+from recipe import load_recipe, recipe_from
 from train import epoch_rows, write_json
 
 LOG = Path(__file__).resolve().parent.parent / "docs" / "lab-log.json"
@@ -76,15 +77,16 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- |"
         )
         for run in members:
-            changed = differences(run["recipe"], baseline["recipe"])
+            changed = differences(_complete(run), _complete(baseline))
             what = ", ".join(f"{name} {_text(value)}" for name, value in changed.items())
+            same = "(the baseline)" if run is baseline else "nothing"
             best = max(run["validation_accuracy"])
             gain = best - max(baseline["validation_accuracy"])
             planned = run["recipe"]["training"]["num_train_epochs"]
             done = len(run["validation_accuracy"])
             epochs = f"{done}" if done == planned else f"{done} of {planned}"
             parts.append(
-                f"| {run['name']} | {what or '(the baseline)'} | {epochs} | {run['minutes']:.0f} "
+                f"| {run['name']} | {what or same} | {epochs} | {run['minutes']:.0f} "
                 f"| {run['cores']} | {100 * best:.2f} % "
                 f"| {'' if run is baseline else f'{100 * gain:+.2f}'} |"
             )
@@ -97,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python training/lab_log.py", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run; replaces one of the same name")
     parser.add_argument("--group", required=True, help="runs of one budget, compared to the first")
+    parser.add_argument(
+        "--baseline", action="store_true", help="the others of its group are compared to this one"
+    )
     parser.add_argument("--name", help="of the run; default: the folder's")
     parser.add_argument("--finding", default="", help="what the run says, in a sentence")
     options = parser.parse_args(arguments)
@@ -112,6 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs[names.index(run["name"])] = run
     else:
         runs.append(run)
+    if options.baseline:
+        runs.remove(run)
+        groups = [known["group"] for known in runs]
+        runs.insert(groups.index(run["group"]) if run["group"] in groups else len(runs), run)
     write_json(LOG, runs)
     LOG.with_suffix(".md").write_text(markdown(runs), encoding="utf-8")
     return 0
@@ -119,6 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _step(state: Path) -> int:
     return int(state.parent.name.removeprefix("checkpoint-"))
+
+
+def _complete(run: Mapping[str, Any]) -> dict[str, Any]:
+    # Settings that came after a run was logged have their defaults, as in the run.
+    return asdict(recipe_from(run["recipe"], f"the recipe of {run['name']}"))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

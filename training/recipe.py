@@ -157,6 +157,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         for section in sections:
             target = target.setdefault(section, {})
         target[key] = yaml.load(value, _Loader)
+    return recipe_from(values, path.name)
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of a mapping, as a file holds it or `asdict` gives it; what it leaves out has its
+    default. `where` is named in errors.
+
+    Raises:
+        ValueError: an unknown key, or a value out of range.
+    """
+    built = dict(values)
     parts: dict[str, type] = {
         "data": DataRecipe,
         "augmentation": Augmentation,
@@ -164,9 +175,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         "distillation": Distillation,
     }
     for name, part in parts.items():
-        if values.get(name) is not None:
-            values[name] = _build(part, values[name], f"{path.name}: {name}")
-    recipe: Recipe = _build(Recipe, values, path.name)
+        if built.get(name) is not None:
+            built[name] = _build(part, built[name], f"{where}: {name}")
+    recipe: Recipe = _build(Recipe, built, where)
     return recipe
 
 
