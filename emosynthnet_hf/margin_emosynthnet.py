@@ -260,7 +260,7 @@ class _OwnAgainstRest(torch.autograd.Function):
     ) -> Tensor:
         first, second, place = two_largest(logits)
         mean = logits.mean(dim=-1, keepdim=True)
-        e = power_of_e(logits - second).scatter_(-1, place, 0.0)
+        e = power_of_e_(logits - second).scatter_(-1, place, 0.0)
         e_sum = e.sum(dim=-1, keepdim=True)
         log_odds = second - first + e_sum.log()
         log_mean_exp = first - mean + F.softplus(log_odds) - math.log(logits.shape[-1])
@@ -334,6 +334,11 @@ def power_of_e(values: Tensor, times: float = 1.0) -> Tensor:
     """e^(times * values), without a gradient. By exp2: torch's exp, where it is MKL's, takes twice
     as long."""
     return torch.mul(values, times / math.log(2)).exp2_()
+
+
+def power_of_e_(values: Tensor) -> Tensor:
+    """e^values in their place, which spares large ones another piece of memory."""
+    return values.mul_(1 / math.log(2)).exp2_()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -680,6 +685,7 @@ __all__ = [
     "no_margin",
     "own_and_squares",
     "power_of_e",
+    "power_of_e_",
     "sce",
     "two_largest",
 ]
