@@ -113,7 +113,9 @@ class EmoSynthNetAuxiliaryModule(GradientCheckpointingLayer):
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         _, second1, last1 = self.branch1(hidden_state)
-        (last2,) = self.branch2(self.pool(hidden_state))
+        # On a CPU torch's max pooling is vectorised in channels_last alone: ten times as fast.
+        pooled = self.pool(hidden_state.contiguous(memory_format=torch.channels_last))
+        (last2,) = self.branch2(pooled)
         _, second3, last3 = self.branch3(hidden_state)
         # (96 + 64 + 192 + 96 + 192, h, w)
         return self.norm(torch.cat([last1, last2, last3, second1, second3], dim=1))
