@@ -213,9 +213,7 @@ def read_results(path: Path, recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         return {}
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    # Through the recipe, which knows the defaults of settings that came after the file.
-    before = recipe_from(stored["recipe"], str(path))
-    changed = differences(asdict(recipe), asdict(before))
+    changed = differences(recipe, recipe_from(stored["recipe"], str(path)))
     if changed:
         raise ValueError(
             f"{path} holds a comparison by another recipe, it differs in {', '.join(changed)}: "
@@ -455,7 +453,7 @@ def _title(summary: Mapping[str, Any]) -> str:
 def _check_recipe(folder: Path, recipe: Recipe) -> None:
     stored = folder / "recipe.yaml"
     if stored.is_file():
-        changed = differences(asdict(recipe), asdict(load_recipe(stored)))
+        changed = differences(recipe, load_recipe(stored))
         if changed:
             raise ValueError(
                 f"{folder} holds a run of another recipe, it differs in {', '.join(changed)}: "

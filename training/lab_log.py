@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recipe import load_recipe, recipe_from
+from recipe import Recipe, load_recipe, recipe_from
 from train import epoch_rows, write_json
 
 LOG = Path(__file__).resolve().parent.parent / "docs" / "lab-log.json"
@@ -58,9 +58,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def differences(recipe: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
+def differences(recipe: Recipe, baseline: Recipe) -> dict[str, Any]:
     """Settings `section.name` of a recipe that a baseline lacks or has otherwise."""
-    ours, theirs = _flat(recipe), _flat(baseline)
+    ours, theirs = _flat(asdict(recipe)), _flat(asdict(baseline))
     names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     return {name: ours.get(name) for name in names}
 
@@ -77,7 +77,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
             "| --- | --- | --- | --- | --- | --- | --- |"
         )
         for run in members:
-            changed = differences(_complete(run), _complete(baseline))
+            changed = differences(_recipe(run), _recipe(baseline))
             what = ", ".join(f"{name} {_text(value)}" for name, value in changed.items())
             same = "(the baseline)" if run is baseline else "nothing"
             best = max(run["validation_accuracy"])
@@ -113,14 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     runs = json.loads(LOG.read_text(encoding="utf-8")) if LOG.is_file() else []
     names = [known["name"] for known in runs]
-    if run["name"] in names:
-        runs[names.index(run["name"])] = run
-    else:
-        runs.append(run)
+    place = names.index(run["name"]) if run["name"] in names else len(runs)
+    runs[place : place + 1] = [run]
     if options.baseline:
-        runs.remove(run)
-        groups = [known["group"] for known in runs]
-        runs.insert(groups.index(run["group"]) if run["group"] in groups else len(runs), run)
+        first = [known["group"] for known in runs].index(run["group"])
+        runs.insert(first, runs.pop(place))
     write_json(LOG, runs)
     LOG.with_suffix(".md").write_text(markdown(runs), encoding="utf-8")
     return 0
@@ -130,9 +127,8 @@ def _step(state: Path) -> int:
     return int(state.parent.name.removeprefix("checkpoint-"))
 
 
-def _complete(run: Mapping[str, Any]) -> dict[str, Any]:
-    # Settings that came after a run was logged have their defaults, as in the run.
-    return asdict(recipe_from(run["recipe"], f"the recipe of {run['name']}"))
+def _recipe(run: Mapping[str, Any]) -> Recipe:
+    return recipe_from(run["recipe"], f"the recipe of {run['name']}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

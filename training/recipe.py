@@ -161,8 +161,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe of a mapping, as a file holds it or `asdict` gives it; what it leaves out has its
-    default. `where` is named in errors.
+    """The recipe of a mapping, as a file holds it or `asdict` gives it. What it leaves out, as
+    settings that came after it, has its default. `where` is named in errors.
 
     Raises:
         ValueError: an unknown key, or a value out of range.
