@@ -130,6 +130,7 @@ DATA: dict[str, Callable[[Path], None]] = {
     "fer2013": write_fer2013,
     "fer2013-two-cores": write_fer2013,
     "fer2013-two-cores-second": write_fer2013,
+    "fer2013-two-cores-third": write_fer2013,
     "mnist": write_mnist,
     "rafdb": write_rafdb,
     "svhn": write_svhn,
