@@ -110,6 +110,8 @@ def recipe_rows(recipe: dict[str, Any]) -> str:
         said = {} if values is None else values
         if isinstance(said, dict):
             said = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+        elif isinstance(said, list):
+            said = ", ".join(said)
         if said:
             rows.append(f"| {section.replace('_', ' ')} | {said} |")
     return "\n".join(rows)
@@ -325,7 +327,8 @@ def rounds(folder: Path) -> list[Round]:
 
 
 def budget_sentence(trained: Sequence[Round]) -> str:
-    """What each round started from, whom it learnt from, and what it took."""
+    """What each round started from, whom it learnt from, what its weights were averaged with, and
+    what it took."""
     parts = []
     for each in trained:
         start, distillation = each.recipe.get("start_from"), each.recipe.get("distillation")
@@ -333,6 +336,10 @@ def budget_sentence(trained: Sequence[Round]) -> str:
         part += f"from the weights of `{start}`" if start else "from scratch"
         if distillation:
             part += f", towards labels blended with what `{distillation['teacher']}` says of them"
+        if others := each.recipe.get("average_with"):
+            part += (
+                f", then averaged with the weights of {', '.join(f'`{name}`' for name in others)}"
+            )
         parts.append(f"{part}, {each.minutes} minutes ({each.machine})")
     return "; then ".join(parts)
 

@@ -155,11 +155,13 @@ def test_the_recipe_is_shown_as_it_is_stored() -> None:
         "class_weights": "none",
         "training": {"learning_rate": 0.0012, "num_train_epochs": 22},
         "two_scale": None,
+        "average_with": ["checkpoints/first", "checkpoints/other"],
     }
     assert recipe_rows(recipe).splitlines() == [
         "| model | margin mam, side_norm True |",
         "| class weights | none |",
         "| training | learning_rate 0.0012, num_train_epochs 22 |",
+        "| average with | checkpoints/first, checkpoints/other |",
     ]
     stored = yaml.safe_load((CHECKPOINT / "training" / "recipe.yaml").read_text(encoding="utf-8"))
     assert recipe_rows(stored) in card(CHECKPOINT)
@@ -317,11 +319,13 @@ def test_what_a_training_started_from_is_said(tmp_path: Path) -> None:
         ("angry", "happy"),
         start_from=str(first),
         distillation={"teacher": "checkpoints/first", "weight": 0.5},
+        average_with=["checkpoints/first", "checkpoints/other"],
     )
     text, _ = built(second)
     assert (
         f"\n{alone}; then 2 epochs from the weights of `{first}`, towards labels blended with what "
-        f"`checkpoints/first` says of them, 2 minutes (2 CPU cores, bfloat16 autocast). One seed;"
+        f"`checkpoints/first` says of them, then averaged with the weights of `checkpoints/first`, "
+        f"`checkpoints/other`, 2 minutes (2 CPU cores, bfloat16 autocast). One seed;"
     ) in text
     assert [each.epochs for each in rounds(second)] == [2, 2]
 

@@ -27,12 +27,13 @@ from transformers import (
     pipeline,
 )
 
+from emosynthnet_hf import EmoSynthNetForImageClassification
 from emosynthnet_hf.data import EXPRESSIONS, PackedImages
 from recipe import load_recipe
 from tests import tiny_recipe
 from tests.tiny_recipe import CLASSES, write_faces
-from train import inverse_frequency, logged_to, main, model_config
-from trainer import ImageTrainer, WeightAveragingCallback
+from train import image_processor, inverse_frequency, logged_to, main, model_config, pack
+from trainer import ImageTrainer, WeightAveragingCallback, average_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
@@ -219,6 +220,90 @@ def test_averaging_leaves_the_training_as_it_is_and_resumes(
         tmp_path, ema_decay=0.9, training=RECIPE["training"] | {"num_train_epochs": 4}
     )
     assert main([*command[:-1], str(again), "--resume"]) == 1
+
+
+def test_the_mean_of_weights_has_statistics_of_its_own(tmp_path: Path) -> None:
+    # Classes lie one after the other, each as long as a batch: taken in that order, the variance
+    # within batches would be a small part of the variance over all pictures.
+    write_faces(tmp_path, {"train": 128, "validation": 1}, 32, 32)
+    recipe = load_recipe(Path(written(tmp_path)), [f"data.id={tmp_path}"])
+    images = pack(recipe, str(tmp_path))["train"]
+    config = model_config(recipe, images.label_names)
+    processor = image_processor(recipe, config)
+    models = [EmoSynthNetForImageClassification(config) for _ in range(3)]
+    before = [
+        {name: value.clone() for name, value in model.state_dict().items()} for model in models
+    ]
+    averaged = average_weights(models, images, processor)
+    for name, parameter in averaged.named_parameters():
+        want = sum(state[name].double() for state in before) / 3
+        torch.testing.assert_close(parameter.double(), want, rtol=1e-5, atol=1e-7, msg=name)
+    for model, state in zip(models, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+    first = averaged.emosynthnet.block1.convs[0]
+    pixels = (images.pixels.double() / 255 - processor.image_mean) / processor.image_std
+    convolved = torch.nn.functional.conv2d(pixels, first.conv.weight.double(), padding=1)
+    activations = torch.nn.functional.elu(convolved)
+    got = first.norm.running_mean.double(), first.norm.running_var.double()
+    torch.testing.assert_close(got[0], activations.mean(dim=(0, 2, 3)), rtol=0.02, atol=0.005)
+    torch.testing.assert_close(got[1], activations.var(dim=(0, 2, 3)), rtol=0.1, atol=1e-4)
+
+
+def test_a_run_is_averaged_with_another_checkpoint_also_after_its_end(
+    run: Path, faces: Path, tmp_path: Path
+) -> None:
+    member, output = str(run / "final"), tmp_path / "out"
+    plain = written(tmp_path, start_from=member, model={})
+    command = [plain, "--data", str(faces), "--output", str(output)]
+    assert main(command) == 0
+    assert main([*command, "--resume", "--set", f"average_with=[{member}]"]) == 0
+    state = json.loads((output / "checkpoint-9" / "trainer_state.json").read_text())
+    best = load_file(Path(state["best_model_checkpoint"]) / "model.safetensors")
+    other, got = (
+        load_file(folder / "model.safetensors") for folder in (run / "final", output / "final")
+    )
+    names = [name for name in best if "running" not in name and best[name].is_floating_point()]
+    for name in names:
+        want = (best[name] + other[name].float()) / 2
+        torch.testing.assert_close(got[name].float(), want, rtol=0.008, atol=1e-6, msg=name)
+    assert not torch.equal(got[names[0]], best[names[0]].bfloat16())
+    stored = yaml.safe_load((output / "recipe.yaml").read_text())
+    assert stored["average_with"] == [member]
+
+
+def test_what_cannot_be_averaged_is_named_before_training(
+    run: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    member = str(run / "final")
+    wider = RECIPE["model"] | {"synthesis_widths": [8, 4]}
+    other_labels = tmp_path / "labels"
+    shutil.copytree(run / "final", other_labels)
+    config = json.loads((other_labels / "config.json").read_text())
+    config["id2label"] |= {"0": "sad", "4": "angry"}
+    config["label2id"] |= {"sad": 0, "angry": 4}
+    (other_labels / "config.json").write_text(json.dumps(config))
+    for changes, message in (
+        ({"average_with": [member], "model": wider}, "other weights than the recipe's"),
+        ({"average_with": [str(other_labels)]}, "other labels than the recipe's"),
+        (
+            {"average_with": [member], "processor": {"image_mean": 0.3}},
+            "other preprocessing than the recipe's",
+        ),
+        ({"average_with": member}, f"average_with must be a list, got '{member}'"),
+        (
+            {
+                "average_with": [member],
+                "two_scale": {"rescale_factor": 1 / 512, "switch_epoch": 2},
+            },
+            "average_with must be left out with two_scale",
+        ),
+    ):
+        output = tmp_path / "out"
+        command = [written(tmp_path, **changes), "--data", str(faces), "--output", str(output)]
+        assert main(command) == 1
+        assert message in capsys.readouterr().err
+        assert not list(output.glob("checkpoint-*"))
 
 
 def test_class_weights_by_hand() -> None:

@@ -170,6 +170,8 @@ def compare(
     """
     if num_seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {num_seeds}")
+    if recipe.average_with:
+        raise ValueError("average_with must be left out of a comparison, which averages nothing")
     own = ("margin", "margin_kwargs", "loss", "loss_kwargs")
     shared = {name: value for name, value in recipe.model.items() if name not in own}
     recipe = replace(recipe, model=shared)
@@ -193,7 +195,7 @@ def compare(
         of_pair = records.setdefault(pair.name, [])
         folder = output / run_name(pair, seed)
         if all(record["seed"] != seed for record in of_pair):
-            of_pair.append(run(pair, pair.apply(recipe, seed), data, packed, folder))
+            of_pair.append(run(pair, pair.apply(recipe, seed), packed, folder))
             of_pair.sort(key=lambda record: record["seed"])
             summary = {"recipe": asdict(recipe), "data": about, **summarize(records)}
             results.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +225,7 @@ def read_results(path: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def run(
-    pair: Pair, recipe: Recipe, data: str, packed: dict[str, PackedImages], folder: Path
+    pair: Pair, recipe: Recipe, packed: dict[str, PackedImages], folder: Path
 ) -> dict[str, Any]:
     """One training, from the last checkpoint in its folder if there is one: budget, curves and, of
     the best epoch's weights, the margins by class."""
@@ -231,7 +233,7 @@ def run(
         # The state is written last: without it, the run was stopped while it saved.
         if not (checkpoint / "trainer_state.json").is_file():
             shutil.rmtree(checkpoint)
-    trainer, _ = fit(recipe, data, folder, resume=True, packed=packed)
+    trainer = fit(recipe, packed, folder, resume=True)
     logits = trainer.predict(packed["validation"], metric_key_prefix="validation").predictions
     if isinstance(logits, tuple):
         logits = logits[0]

@@ -99,6 +99,8 @@ class Recipe:
         distillation: or None.
         ema_decay: of an exponential moving average of the weights over steps, in [0, 1), which is
             validated and saved in their place; 0 averages nothing.
+        average_with: checkpoints, folders or Hub ids, whose weights are averaged with the best ones
+            at the end; see `trainer.average_weights`.
         training: fields of transformers' `TrainingArguments`.
     """
 
@@ -112,6 +114,7 @@ class Recipe:
     two_scale: TwoScale | None = None
     distillation: Distillation | None = None
     ema_decay: float = 0.0
+    average_with: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,6 +132,10 @@ class Recipe:
             raise ValueError(f"mixup_alpha must be at least 0, got {self.mixup_alpha}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if isinstance(self.average_with, str):
+            raise ValueError(f"average_with must be a list, got {self.average_with!r}")
+        if self.average_with and self.two_scale is not None:
+            raise ValueError("average_with must be left out with two_scale, which trains others")
         for name in ("eval_strategy", "save_strategy"):
             strategy = self.training.get(name, "epoch")
             if self.ema_decay > 0 and strategy != "epoch":

@@ -2,8 +2,8 @@
 
 The output folder holds the Trainer's checkpoints, `train.log`, `training_log.json` (a row an
 epoch), `environment.json`, `recipe.yaml`, and at the end `final/`: the best weights by validation
-accuracy in Hub layout, in bfloat16, calibrated, with their validation results. The test split is
-not read here.
+accuracy, averaged with those of other checkpoints if the recipe says so, in Hub layout, in
+bfloat16, calibrated, with their validation results. The test split is not read here.
 """
 
 import argparse
@@ -52,6 +52,7 @@ from trainer import (
     StopwatchCallback,
     TwoScaleCallback,
     WeightAveragingCallback,
+    average_weights,
     has_bfloat16,
     keep_freed_memory,
 )
@@ -88,24 +89,19 @@ def train(recipe: Recipe, data: str, output: Path, *, resume: bool = False) -> P
             f"model.network must be emosynthnet for a checkpoint in Hub layout, "
             f"got {recipe.network}: compare.py trains it"
         )
-    trainer, packed = fit(recipe, data, output, resume=resume)
+    packed = pack(recipe, data)
+    others = models_to_average(recipe, packed["train"].label_names)
+    trainer = fit(recipe, packed, output, resume=resume)
     if trainer.is_world_process_zero():
-        return finalize(trainer, packed["validation"], recipe, data, output / "final")
+        return finalize(trainer, others, packed, recipe, data, output / "final")
     return output / "final"
 
 
 def fit(
-    recipe: Recipe,
-    data: str,
-    output: Path,
-    *,
-    resume: bool = False,
-    packed: dict[str, PackedImages] | None = None,
-) -> tuple[ImageTrainer, dict[str, PackedImages]]:
-    """The training itself: the trainer, which holds the best weights by validation accuracy, and
-    both splits. Arguments and errors as in `train`; `packed` is what `pack` gives, to train on the
-    same pictures again."""
-    packed = packed or pack(recipe, data)
+    recipe: Recipe, packed: dict[str, PackedImages], output: Path, *, resume: bool = False
+) -> ImageTrainer:
+    """The training itself, on the splits of `pack`: the trainer, which holds the best weights by
+    validation accuracy. Other arguments and errors as in `train`."""
     label_names = packed["train"].label_names
     config = model_config(recipe, label_names)
     processor = image_processor(recipe, config)
@@ -143,7 +139,7 @@ def fit(
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         write_json(output / "training_log.json", epoch_rows(trainer.state.log_history))
-    return trainer, packed
+    return trainer
 
 
 def pack(recipe: Recipe, data: str) -> dict[str, PackedImages]:
@@ -224,6 +220,36 @@ def initial_model(
     return model
 
 
+def models_to_average(
+    recipe: Recipe, label_names: Sequence[str]
+) -> list[EmoSynthNetForImageClassification]:
+    """The checkpoints of `average_with`, in float32.
+
+    Raises:
+        ValueError: one with other labels, sizes or normalisation than the recipe's model.
+    """
+    config = model_config(recipe, label_names)
+    processor = image_processor(recipe, config).to_dict()
+    shapes = shapes_of(EmoSynthNetForImageClassification(config))
+    models = []
+    for checkpoint in recipe.average_with:
+        _, model, its_processor, its_names = load_checkpoint(checkpoint)
+        for what, got, wanted in (
+            ("labels", its_names, list(label_names)),
+            ("weights", shapes_of(model), shapes),
+            ("preprocessing", its_processor.to_dict(), processor),
+        ):
+            if got != wanted:
+                raise ValueError(f"average_with {checkpoint}: other {what} than the recipe's")
+        models.append(model)
+    return models
+
+
+def shapes_of(model: torch.nn.Module) -> dict[str, torch.Size]:
+    """Of each weight and statistic, by name."""
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
 def inverse_frequency(labels: torch.Tensor, num_labels: int) -> list[float]:
     """Class weights N / (K * N_k); 1 on average over the samples, 0 for a class without any."""
     counts = torch.bincount(labels, minlength=num_labels)
@@ -285,16 +311,26 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
 
 
 def finalize(
-    trainer: ImageTrainer, validation: PackedImages, recipe: Recipe, data: str, folder: Path
+    trainer: ImageTrainer,
+    others: Sequence[EmoSynthNetForImageClassification],
+    packed: dict[str, PackedImages],
+    recipe: Recipe,
+    data: str,
+    folder: Path,
 ) -> Path:
-    """Best weights -> Hub layout: rounded to bfloat16, then calibrated and evaluated as stored."""
+    """Best weights, or their mean with those of `others` -> Hub layout: rounded to bfloat16, then
+    calibrated and evaluated as stored."""
     best = Path(str(trainer.state.best_model_checkpoint))
     processor = EmoSynthNetImageProcessor.from_pretrained(best)
-    trainer.accelerator.unwrap_model(trainer.model).to(torch.bfloat16).save_pretrained(folder)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if others:
+        on_device = [other.to(trained.device) for other in others]
+        trained = average_weights([trained, *on_device], packed["train"], processor)
+    trained.to(torch.bfloat16).save_pretrained(folder)
     processor.save_pretrained(folder)
 
     model = EmoSynthNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
-    temperature = calibrate(model, validation, processor)
+    temperature = calibrate(model, packed["validation"], processor)
     # Stored in bfloat16 to be small, loaded in float32 so that everybody computes the same scores.
     model.config.dtype = torch.float32
     model.config.save_pretrained(folder)

@@ -4,13 +4,15 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
 from transformers import (
     PreTrainedModel,
     Trainer,
@@ -22,7 +24,7 @@ from transformers import (
 
 from emosynthnet_hf import EmoSynthNetImageProcessor
 from emosynthnet_hf.augmentation import Augmentation, augment, mixup
-from emosynthnet_hf.data import normalize_batch
+from emosynthnet_hf.data import PackedImages, normalize_batch
 from recipe import TwoScale
 
 # Freed memory is kept and huge pages are asked for: without that, page faults on the activations,
@@ -216,6 +218,38 @@ def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _write(into: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         into[name].copy_(value)
+
+
+def average_weights(
+    models: Sequence[PreTrainedModel], images: PackedImages, processor: EmoSynthNetImageProcessor
+) -> PreTrainedModel:
+    """The first of several networks of one architecture, with the mean of their weights (Izmailov
+    et al., 2018, stochastic weight averaging). It helps where each was trained from another's
+    weights, so that what lies between them is as good as they are.
+
+    The statistics of batch normalisation are those of the mean's own activations, over the pictures
+    as they are, in batches drawn without regard to the order of the data.
+
+    Args:
+        models: on one device.
+        images: the split that they were trained on.
+        processor: whose normalisation the weights expect.
+    """
+    averaged = AveragedModel(models[0])
+    for model in models:
+        averaged.update_parameters(model)
+    result = cast(PreTrainedModel, averaged.module)
+    device = result.device
+
+    def batches() -> Iterator[Tensor]:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        for chosen in order.split(128):
+            pixel_values = normalize_batch(images.pixels[chosen].to(device), processor)
+            yield pixel_values.contiguous(memory_format=torch.channels_last)
+
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16()):
+        update_bn(batches(), result)
+    return result
 
 
 class TwoScaleCallback(TrainerCallback):
