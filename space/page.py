@@ -183,7 +183,7 @@ def _why(labels: tuple[str, ...], checks: Checks | None) -> str:
 
 
 def _layer_name(layer: str) -> str:
-    """`emosynthnet.block4.convs.2` -> `Block 4`."""
+    """`emosynthnet.block3.convs.3` -> `Block 3`."""
     return f"Block {layer.split('.')[1].removeprefix('block')}"
 
 

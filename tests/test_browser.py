@@ -115,9 +115,9 @@ def test_method_and_layer_change_the_maps_and_the_score(
     values = {score.inner_text()}
 
     page.locator("select.layer").select_option(LAYERS[1])
-    expect(page.locator(".method-name")).to_have_text("Grad-CAM, block 3.")
+    expect(page.locator(".method-name")).to_have_text("Grad-CAM, block 4.")
     page.locator("input[value=grad_cam]").focus()
-    for name in ("Guided backpropagation.", "Guided Grad-CAM, block 3."):
+    for name in ("Guided backpropagation.", "Guided Grad-CAM, block 4."):
         expect(scores).to_have_attribute("aria-busy", "false", timeout=60_000)
         expect(page.locator(".waiting")).to_have_count(0)
         seen.add(heat.get_attribute("src"))

@@ -329,7 +329,7 @@ def test_the_figure_is_drawn(tmp_path: Any) -> None:
     page = markdown(result)
     first = result["methods"][names[0]]
     area, likeness = first["deletion"]["area"], first["randomization"]["stages"]["c"]
-    assert f"| Grad-CAM block4 | {area['mean']:.3f} ({area['low']:.3f} to " in page
+    assert f"| Grad-CAM block3 | {area['mean']:.3f} ({area['low']:.3f} to " in page
     assert "down to a.b | down to c | another picture |" in page
     assert page.count(" | 25.0% |") == len(names)
     assert f"{likeness['rank_correlation']['mean']:.3f} (" in page
