@@ -171,6 +171,8 @@ def settings(name: str, checkpoint: Path, *others: str) -> list[str]:
         others += (f"start_from={checkpoint}",)
     if recipe.distillation is not None:
         others += (f"distillation.teacher={checkpoint}",)
+    if recipe.average_with:
+        others += (f"average_with=[{checkpoint}]",)
     return [part for value in ("training.num_train_epochs=1", *others) for part in ("--set", value)]
 
 
